@@ -1,0 +1,2 @@
+//! The guest init and agent.
+fn main() {}

@@ -1,0 +1,1 @@
+//! One certificate authority per sandbox, and the leaves it signs.

@@ -1,0 +1,2 @@
+//! The msb command.
+fn main() {}

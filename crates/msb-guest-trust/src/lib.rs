@@ -1,0 +1,1 @@
+//! Puts certificate authorities into a guest's trust stores.

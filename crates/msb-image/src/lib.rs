@@ -1,0 +1,1 @@
+//! Kernels, initramfs files and root disks, by name or by path.

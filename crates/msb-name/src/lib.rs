@@ -1,0 +1,1 @@
+//! Host names, host patterns and authorities in canonical form.

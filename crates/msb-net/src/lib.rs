@@ -1,0 +1,1 @@
+//! User-mode TCP/IP for a guest: Ethernet frames in, flows out.

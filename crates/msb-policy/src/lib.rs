@@ -1,0 +1,1 @@
+//! Network policy and the grants that let a secret be written.

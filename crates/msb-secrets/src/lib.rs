@@ -1,0 +1,1 @@
+//! Secret placeholders: finding, replacing and refusing them.

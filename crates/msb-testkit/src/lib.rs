@@ -1,0 +1,1 @@
+//! Fixtures for msb's tests: origin servers, certificates, logs.

@@ -1,0 +1,1 @@
+//! TLS interception for one sandbox.

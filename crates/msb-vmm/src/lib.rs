@@ -1,0 +1,1 @@
+//! One QEMU microvm: described, started, watched and ended.

@@ -1,0 +1,2 @@
+//! Project tasks: images, tests, demo.
+fn main() {}
