@@ -1,1 +1,37 @@
-//! The contract between the host and the guest agent.
+//! The contract between the host and the guest agent: gRPC over one byte stream.
+//!
+//! The source is `proto/agent.proto`; `src/generated/` is made from it by
+//! `MSB_REGENERATE=1 cargo test -p msb-agent-proto`, and the same test without the variable fails when the two differ.
+//! So neither the host nor the guest build needs a protocol compiler.
+//!
+//! The stream is the virtio-serial port named [`PORT_NAME`]. The host is the client, the guest the server.
+#![forbid(unsafe_code)]
+
+/// The name of the virtio-serial port in the guest (`/sys/class/virtio-ports/*/name`).
+pub const PORT_NAME: &str = "dev.msb.agent";
+
+/// The largest piece of standard input, output or error in one message, in bytes.
+///
+/// Small enough that a signal or another exec's output is never long behind it, large enough that the
+/// per-message cost does not show.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The HTTP/2 window of one call, in bytes: what may be in flight before its reader has to keep up.
+pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// The HTTP/2 window of the whole connection, in bytes: the largest there is (RFC 9113 section 6.9.1), so
+/// that a call nobody reads never holds up another.
+pub const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
+
+#[allow(
+    missing_docs,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    clippy::use_self,
+    clippy::or_fun_call,
+    unused_qualifications,
+    unreachable_pub,
+    reason = "generated code; the documents are in proto/agent.proto"
+)]
+#[path = "generated/msb.agent.v1.rs"]
+pub mod v1;
