@@ -37,7 +37,7 @@ pub struct ConfigureResponse {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExecInput {
-    #[prost(oneof = "exec_input::Input", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "exec_input::Input", tags = "1, 2, 3")]
     pub input: ::core::option::Option<exec_input::Input>,
 }
 /// Nested message and enum types in `ExecInput`.
@@ -52,9 +52,6 @@ pub mod exec_input {
         /// No more standard input.
         #[prost(message, tag = "3")]
         StdinEnd(super::StdinEnd),
-        /// A signal number for the program's process group.
-        #[prost(int32, tag = "4")]
-        Signal(i32),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -118,6 +115,17 @@ pub mod exit {
         Signal(i32),
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignalRequest {
+    /// As in Started.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// A Linux signal number.
+    #[prost(int32, tag = "2")]
+    pub signal: i32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignalResponse {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PowerOffRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -253,6 +261,28 @@ pub mod agent_client {
             req.extensions_mut().insert(GrpcMethod::new("msb.agent.v1.Agent", "Exec"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Sends a signal to the process group of a running exec. A call of its own, so that it does not wait behind
+        /// standard input the program is not reading. NOT_FOUND when no exec has that process id.
+        pub async fn signal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SignalRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/Signal",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("msb.agent.v1.Agent", "Signal"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Ends every process, flushes and unmounts the file systems, and powers the machine off.
         /// The reply may be lost with the machine.
         pub async fn power_off(
@@ -317,6 +347,12 @@ pub mod agent_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::ExecInput>>,
         ) -> std::result::Result<tonic::Response<Self::ExecStream>, tonic::Status>;
+        /// Sends a signal to the process group of a running exec. A call of its own, so that it does not wait behind
+        /// standard input the program is not reading. NOT_FOUND when no exec has that process id.
+        async fn signal(
+            &self,
+            request: tonic::Request<super::SignalRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
         /// Ends every process, flushes and unmounts the file systems, and powers the machine off.
         /// The reply may be lost with the machine.
         async fn power_off(
@@ -486,6 +522,49 @@ pub mod agent_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/msb.agent.v1.Agent/Signal" => {
+                    #[allow(non_camel_case_types)]
+                    struct SignalSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::SignalRequest>
+                    for SignalSvc<T> {
+                        type Response = super::SignalResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SignalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::signal(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SignalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
