@@ -1,1 +1,34 @@
-//! Kernels, initramfs files and root disks, by name or by path.
+//! The files a guest boots from: kernel, initramfs and root disk, by name or by path.
+//!
+//! A [`Store`] is a directory of content-addressed files and small JSON manifests that say which
+//! of them is the current kernel, initramfs or named image. `cargo xtask image` fills it;
+//! [`Store::guest`] and [`Store::root_disk`] read it. Both are safe with several processes at once
+//! and after a process was killed at any point: a manifest only ever names a whole file.
+//!
+//! ```no_run
+//! use msb_image::{GuestPaths, Store};
+//!
+//! let store = Store::open_default()?;
+//! let guest = store.guest(&GuestPaths::default())?;
+//! let root = store.root_disk("base")?;
+//! println!("{} + {} on {}", guest.kernel.display(), guest.initramfs.display(), root.path.display());
+//! # Ok::<(), msb_image::Error>(())
+//! ```
+//!
+//! # Limits
+//!
+//! Root disks are squashfs files. Nothing is downloaded or built here, and nothing is run.
+#![forbid(unsafe_code)]
+
+mod content;
+mod error;
+mod format;
+mod manifest;
+mod resolve;
+mod store;
+
+pub use content::{Content, Digest, InvalidDigest};
+pub use error::Error;
+pub use manifest::{Artefact, ImageName, InvalidImageName, Manifest};
+pub use resolve::{DiskFormat, Guest, GuestPaths, RootDisk};
+pub use store::Store;

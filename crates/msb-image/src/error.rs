@@ -1,0 +1,122 @@
+//! What can go wrong with the store, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::manifest::{Artefact, InvalidImageName};
+
+/// A failure of the artefact store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No directory for the store can be derived from the environment.
+    #[error("no place for images: set MSB_HOME, XDG_CACHE_HOME or HOME to an absolute path")]
+    NoHome,
+
+    /// The store has no current file of this kind: nothing was built yet.
+    #[error("the guest {artefact} is missing from {}: run `cargo xtask image`", store.display())]
+    Missing {
+        /// What is missing.
+        artefact: Artefact,
+        /// The store's directory.
+        store: PathBuf,
+    },
+
+    /// No image of this name is in the store.
+    #[error("no image `{name}`: {}", known_names(known))]
+    UnknownImage {
+        /// The name asked for.
+        name: String,
+        /// Names the store has, sorted.
+        known: Vec<String>,
+    },
+
+    /// The name cannot be an image's name.
+    #[error(transparent)]
+    ImageName(#[from] InvalidImageName),
+
+    /// A file the user named does not exist or cannot be read.
+    #[error("cannot read the {what} {}", path.display())]
+    Unreadable {
+        /// What the file was meant to be.
+        what: &'static str,
+        /// The path as given.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+
+    /// A file the user named is of another kind.
+    #[error("{} is not a {expected}", path.display())]
+    WrongFormat {
+        /// The path as given.
+        path: PathBuf,
+        /// What it should have been.
+        expected: &'static str,
+    },
+
+    /// A squashfs file is shorter than its own header says.
+    #[error("{} is cut short: its header says {expected} bytes, the file has {found}", path.display())]
+    Truncated {
+        /// The path as given, or the stored file's.
+        path: PathBuf,
+        /// Bytes the file system occupies by its header.
+        expected: u64,
+        /// Bytes the file has.
+        found: u64,
+    },
+
+    /// A stored file or manifest is not what was written there.
+    #[error("the image store is damaged: {} {problem}; run `cargo xtask image --force`", path.display())]
+    Damaged {
+        /// The file concerned.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// The file system of the store is full.
+    #[error("no space left for images in {}: free some, or set MSB_HOME to a larger disk", path.display())]
+    NoSpace {
+        /// The file being written.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+
+    /// The store's directory cannot be read or written.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Names the failed action; a full disk or quota becomes [`Error::NoSpace`].
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::NoSpace { path, source }
+            }
+            _ => Self::Io {
+                action,
+                path,
+                source,
+            },
+        }
+    }
+}
+
+fn known_names(known: &[String]) -> String {
+    if known.is_empty() {
+        "the store has none yet, run `cargo xtask image`".to_owned()
+    } else {
+        format!("known are {}", known.join(", "))
+    }
+}

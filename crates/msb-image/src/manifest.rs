@@ -1,0 +1,133 @@
+//! Manifests: which content is current under which name.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::content::Content;
+
+/// Something the store keeps a current version of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Artefact {
+    /// The uncompressed guest kernel (vmlinux).
+    Kernel,
+    /// The kernel's modules in load order, as a newc archive.
+    Modules,
+    /// The initramfs with the agent and the modules.
+    Initramfs,
+    /// An initramfs whose init powers the machine off at once: the base line of boot benchmarks.
+    BareInitramfs,
+    /// A root disk by name.
+    Image(ImageName),
+}
+
+/// The name of a root disk: 1 to 128 of `a-z 0-9 . _ -`, beginning with a letter or digit.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageName(String);
+
+/// A text that cannot be an image name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` cannot be an image name: it takes 1 to 128 of a-z, 0-9, `.`, `_` and `-`, \
+     beginning with a letter or digit (a file is given with --rootfs)"
+)]
+pub struct InvalidImageName(String);
+
+/// Says which stored content is the current one of an [`Artefact`], and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The file.
+    #[serde(flatten)]
+    pub content: Content,
+    /// Identifies everything the content was made from; equal recipes need no new build.
+    pub recipe: String,
+    /// For people: package versions, commands, dates.
+    pub origin: String,
+}
+
+impl Artefact {
+    /// Path of the manifest below the store's directory.
+    pub(crate) fn manifest_path(&self) -> PathBuf {
+        match self {
+            Self::Kernel => Path::new("guest").join("kernel.json"),
+            Self::Modules => Path::new("guest").join("modules.json"),
+            Self::Initramfs => Path::new("guest").join("initramfs.json"),
+            Self::BareInitramfs => Path::new("guest").join("bare-initramfs.json"),
+            Self::Image(name) => Path::new("images").join(format!("{name}.json")),
+        }
+    }
+}
+
+impl fmt::Display for Artefact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel => f.write_str("kernel"),
+            Self::Modules => f.write_str("kernel modules"),
+            Self::Initramfs => f.write_str("initramfs"),
+            Self::BareInitramfs => f.write_str("bare-boot initramfs"),
+            Self::Image(name) => write!(f, "image `{name}`"),
+        }
+    }
+}
+
+impl ImageName {
+    /// The name of the image that `cargo xtask image` builds.
+    pub fn base() -> Self {
+        Self("base".to_owned())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ImageName {
+    type Err = InvalidImageName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let fits = text.len() <= 128
+            && text.starts_with(plain)
+            && text
+                .chars()
+                .all(|c| plain(c) || matches!(c, '.' | '_' | '-'));
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidImageName(text.to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_names_are_image_names() {
+        for name in ["base", "a", "debian-12.1_x", "0day", &"a".repeat(128)] {
+            assert_eq!(name.parse::<ImageName>().unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn paths_and_references_are_not_image_names() {
+        let long = "a".repeat(129);
+        for name in [
+            "", ".", "..", "../x", "a/b", "-x", "Base", "a:b", "a b", "a\0", &long,
+        ] {
+            let error = name.parse::<ImageName>().unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! From names and paths to files that a machine can be started with.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::format;
+use crate::manifest::{Artefact, ImageName};
+use crate::store::Store;
+
+/// Files to use instead of the store's current ones (`--kernel`, `--initramfs`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuestPaths {
+    /// A vmlinux with a PVH note, or a bzImage.
+    pub kernel: Option<PathBuf>,
+    /// An initramfs in any compression the kernel knows.
+    pub initramfs: Option<PathBuf>,
+}
+
+/// What a guest boots. Stored files stay in place as long as this value or a clone of it lives.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The kernel image.
+    pub kernel: PathBuf,
+    /// The initramfs with the agent.
+    pub initramfs: PathBuf,
+    _held: Vec<Arc<File>>,
+}
+
+/// A read-only root disk. A stored file stays in place as long as this value or a clone lives.
+#[derive(Clone, Debug)]
+pub struct RootDisk {
+    /// The disk's file.
+    pub path: PathBuf,
+    /// What is in it.
+    pub format: DiskFormat,
+    _held: Option<Arc<File>>,
+}
+
+/// The file system on a root disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DiskFormat {
+    /// squashfs 4.x, read-only.
+    Squashfs,
+}
+
+impl Store {
+    /// The kernel and initramfs to boot: the given files, else the store's current ones.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Missing`] if nothing was built yet; [`Error::Unreadable`] or
+    /// [`Error::WrongFormat`] for a given file; [`Error::Damaged`], [`Error::Io`].
+    pub fn guest(&self, paths: &GuestPaths) -> Result<Guest, Error> {
+        self.resolve_guest(paths, Artefact::Initramfs)
+    }
+
+    /// The current kernel with an initramfs that powers off at once: what the fastest possible
+    /// boot of this kernel takes is measured with it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::guest`].
+    pub fn bare_guest(&self) -> Result<Guest, Error> {
+        self.resolve_guest(&GuestPaths::default(), Artefact::BareInitramfs)
+    }
+
+    /// The root disk called `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownImage`], which lists the names there are; [`Error::ImageName`] if it
+    /// cannot be a name; [`Error::Damaged`], [`Error::Io`].
+    pub fn root_disk(&self, name: &str) -> Result<RootDisk, Error> {
+        let artefact = Artefact::Image(name.parse::<ImageName>()?);
+        let Some((path, held)) = self.hold(&artefact)? else {
+            return Err(Error::UnknownImage {
+                name: name.to_owned(),
+                known: self
+                    .image_names()?
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+            });
+        };
+        Ok(RootDisk {
+            format: disk_format(&path)?,
+            path,
+            _held: Some(Arc::new(held)),
+        })
+    }
+
+    fn resolve_guest(&self, paths: &GuestPaths, initramfs: Artefact) -> Result<Guest, Error> {
+        let mut held = Vec::new();
+        let mut current = |artefact: Artefact| -> Result<PathBuf, Error> {
+            let (path, file) = self.hold(&artefact)?.ok_or_else(|| Error::Missing {
+                artefact,
+                store: self.dir().to_owned(),
+            })?;
+            held.push(Arc::new(file));
+            Ok(path)
+        };
+        Ok(Guest {
+            kernel: match &paths.kernel {
+                Some(path) => given_kernel(path)?,
+                None => current(Artefact::Kernel)?,
+            },
+            initramfs: match &paths.initramfs {
+                Some(path) => given_initramfs(path)?,
+                None => current(initramfs)?,
+            },
+            _held: held,
+        })
+    }
+}
+
+impl RootDisk {
+    /// The root disk in the file at `path` (`--rootfs`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreadable`]; [`Error::WrongFormat`] if it is no squashfs;
+    /// [`Error::Truncated`] if it is shorter than its header says.
+    pub fn from_path(path: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            format: disk_format(path)?,
+            path: path.to_owned(),
+            _held: None,
+        })
+    }
+}
+
+fn given_kernel(path: &Path) -> Result<PathBuf, Error> {
+    let (head, _) = head("kernel", path)?;
+    if format::is_kernel(&head) {
+        Ok(path.to_owned())
+    } else {
+        Err(Error::WrongFormat {
+            path: path.to_owned(),
+            expected: "kernel (an x86-64 vmlinux or bzImage)",
+        })
+    }
+}
+
+fn given_initramfs(path: &Path) -> Result<PathBuf, Error> {
+    match head("initramfs", path)? {
+        (_, 0) => Err(Error::WrongFormat {
+            path: path.to_owned(),
+            expected: "initramfs: it is empty",
+        }),
+        _ => Ok(path.to_owned()),
+    }
+}
+
+fn disk_format(path: &Path) -> Result<DiskFormat, Error> {
+    let (head, found) = head("root disk", path)?;
+    match format::squashfs_len(&head) {
+        Some(expected) if expected <= found => Ok(DiskFormat::Squashfs),
+        Some(expected) => Err(Error::Truncated {
+            path: path.to_owned(),
+            expected,
+            found,
+        }),
+        None => Err(Error::WrongFormat {
+            path: path.to_owned(),
+            expected: "squashfs file",
+        }),
+    }
+}
+
+/// The first bytes of a regular file, and its length.
+fn head(what: &'static str, path: &Path) -> Result<(Vec<u8>, u64), Error> {
+    let read = || {
+        let metadata = fs::metadata(path)?;
+        let mut head = Vec::with_capacity(format::HEAD_BYTES);
+        File::open(path)?
+            .take(format::HEAD_BYTES as u64)
+            .read_to_end(&mut head)?;
+        Ok((head, metadata.len()))
+    };
+    read().map_err(|source| Error::Unreadable {
+        what,
+        path: path.to_owned(),
+        source,
+    })
+}

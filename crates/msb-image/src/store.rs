@@ -1,0 +1,313 @@
+//! The store on disk: content-addressed files, manifests, and how they are written.
+//!
+//! ```text
+//! DIR/lock                    held for moments, while a temporary file is made
+//! DIR/tmp/*                   files being written; each is locked by its writer
+//! DIR/files/<sha256>          whole files, never changed
+//! DIR/guest/kernel.json ...   manifests: which file is current
+//! DIR/images/<name>.json
+//! ```
+//!
+//! Everything appears by a rename of a finished, synced file. What a killed writer leaves in
+//! `tmp` is nobody's lock any more, so the next writer removes it.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::content::{self, Content, Digest};
+use crate::error::Error;
+use crate::manifest::{Artefact, ImageName, Manifest};
+
+/// A directory of guest kernels, initramfs files and root disks.
+#[derive(Clone, Debug)]
+pub struct Store {
+    dir: PathBuf,
+}
+
+impl Store {
+    /// The store in `dir`, which need not exist: it is created by the first write.
+    pub fn open(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The store in [`Store::default_dir`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoHome`].
+    pub fn open_default() -> Result<Self, Error> {
+        Self::default_dir().map(Self::open)
+    }
+
+    /// `$MSB_HOME`, else `$XDG_CACHE_HOME/msb`, else `$HOME/.cache/msb`.
+    ///
+    /// An `XDG_CACHE_HOME` or `HOME` that is not absolute is passed over, as the XDG base
+    /// directory specification says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoHome`] when none is set.
+    pub fn default_dir() -> Result<PathBuf, Error> {
+        default_dir(|name| std::env::var_os(name))
+    }
+
+    /// The store's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a file with this digest is, if the store has it.
+    pub fn content_path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join("files").join(digest.to_string())
+    }
+
+    /// The current manifest of `artefact`; None if there is none or its file is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] if the manifest or its file is not what was written, [`Error::Io`].
+    pub fn manifest(&self, artefact: &Artefact) -> Result<Option<Manifest>, Error> {
+        let path = self.dir.join(artefact.manifest_path());
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", &path)(error)),
+        };
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+            path,
+            problem: format!("is not a manifest ({error})"),
+        })?;
+        let path = self.content_path(&manifest.content.sha256);
+        match fs::metadata(&path) {
+            Ok(found) if found.len() == manifest.content.bytes => Ok(Some(manifest)),
+            Ok(found) => Err(Error::Damaged {
+                path,
+                problem: format!(
+                    "has {} bytes instead of {}",
+                    found.len(),
+                    manifest.content.bytes
+                ),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", &path)(error)),
+        }
+    }
+
+    /// Names of the images the store has, sorted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the directory cannot be listed.
+    pub fn image_names(&self) -> Result<Vec<ImageName>, Error> {
+        let mut names: Vec<ImageName> = list(&self.dir.join("images"))?
+            .iter()
+            .filter_map(|path| {
+                path.file_name()?
+                    .to_str()?
+                    .strip_suffix(".json")?
+                    .parse()
+                    .ok()
+            })
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Copies `from` into the store and makes it the current version of `artefact`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`], [`Error::Io`]; the former version then stands.
+    pub fn publish(
+        &self,
+        artefact: &Artefact,
+        from: &mut impl Read,
+        recipe: String,
+        origin: String,
+    ) -> Result<Manifest, Error> {
+        let (content, _held) = self.add(from)?;
+        let manifest = Manifest {
+            content,
+            recipe,
+            origin,
+        };
+        let target = self.dir.join(artefact.manifest_path());
+        let mut temporary = self.temporary()?;
+        let mut text = serde_json::to_vec_pretty(&manifest)
+            .map_err(|error| Error::io("encode", &target)(error.into()))?;
+        text.push(b'\n');
+        temporary
+            .write_all(&text)
+            .map_err(Error::io("write", &target))?;
+        drop(finish(temporary, &target)?);
+        Ok(manifest)
+    }
+
+    /// Removes files that no manifest names and no process holds, and returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] if a manifest cannot be read: then nothing is removed. [`Error::Io`].
+    pub fn prune(&self) -> Result<usize, Error> {
+        let _lock = self.lock()?;
+        let mut kept = Vec::new();
+        for manifest in list(&self.dir.join("guest"))?
+            .into_iter()
+            .chain(list(&self.dir.join("images"))?)
+        {
+            let text = fs::read(&manifest).map_err(Error::io("read", &manifest))?;
+            let parsed: Manifest =
+                serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+                    path: manifest,
+                    problem: format!("is not a manifest ({error})"),
+                })?;
+            kept.push(self.content_path(&parsed.content.sha256));
+        }
+        let mut removed = 0;
+        for path in list(&self.dir.join("files"))? {
+            if !kept.contains(&path) && remove_unless_locked(&path)? {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Opens the current version of `artefact`; while the handle lives, [`Store::prune`] leaves it.
+    pub(crate) fn hold(&self, artefact: &Artefact) -> Result<Option<(PathBuf, File)>, Error> {
+        while let Some(manifest) = self.manifest(artefact)? {
+            let path = self.content_path(&manifest.content.sha256);
+            if let Some(file) = hold_file(&path)? {
+                return Ok(Some((path, file)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn add(&self, from: &mut impl Read) -> Result<(Content, File), Error> {
+        let mut temporary = self.temporary()?;
+        let path = temporary.path().to_owned();
+        let content =
+            content::copy(from, temporary.as_file_mut()).map_err(Error::io("write", &path))?;
+        let target = self.content_path(&content.sha256);
+        // A file of that name but another length was damaged after it was written.
+        if fs::metadata(&target).is_ok_and(|found| found.len() == content.bytes)
+            && let Some(file) = hold_file(&target)?
+        {
+            return Ok((content, file));
+        }
+        let file = finish(temporary, &target)?;
+        file.lock_shared().map_err(Error::io("lock", &target))?;
+        Ok((content, file))
+    }
+
+    /// A new file below `tmp`, locked by this process, after removing those of dead writers.
+    fn temporary(&self) -> Result<NamedTempFile, Error> {
+        let dir = self.dir.join("tmp");
+        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        // Without this lock a file could be swept between its creation and its own lock.
+        let _lock = self.lock()?;
+        for path in list(&dir)? {
+            remove_unless_locked(&path)?;
+        }
+        let temporary = NamedTempFile::new_in(&dir).map_err(Error::io("create a file in", &dir))?;
+        temporary
+            .as_file()
+            .lock()
+            .map_err(Error::io("lock", temporary.path()))?;
+        Ok(temporary)
+    }
+
+    fn lock(&self) -> Result<File, Error> {
+        fs::create_dir_all(&self.dir).map_err(Error::io("create", &self.dir))?;
+        let path = self.dir.join("lock");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        file.lock().map_err(Error::io("lock", &path))?;
+        Ok(file)
+    }
+}
+
+fn default_dir(env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Error> {
+    let path = |name| {
+        env(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let absolute = |name| path(name).filter(|path| path.is_absolute());
+    path("MSB_HOME")
+        .or_else(|| absolute("XDG_CACHE_HOME").map(|cache| cache.join("msb")))
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache/msb")))
+        .ok_or(Error::NoHome)
+}
+
+/// Paths in `dir`, sorted; none if there is no such directory.
+fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("list", dir)(error)),
+    };
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(Error::io("list", dir))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Opens `path` with a shared lock; None if it is gone or goes in that moment.
+fn hold_file(path: &Path) -> Result<Option<File>, Error> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("open", path)(error)),
+    };
+    file.lock_shared().map_err(Error::io("lock", path))?;
+    Ok(path.exists().then_some(file))
+}
+
+/// Whether `path` was removed; a file that a process holds a lock on, or that is gone, is not.
+fn remove_unless_locked(path: &Path) -> Result<bool, Error> {
+    let Ok(file) = File::open(path) else {
+        return Ok(false);
+    };
+    if file.try_lock().is_err() {
+        return Ok(false);
+    }
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("remove", path)(error)),
+    }
+}
+
+/// Syncs `temporary` and renames it to `target`: after a crash the old or the whole new file is
+/// there. Returns the file with the lock it had.
+fn finish(temporary: NamedTempFile, target: &Path) -> Result<File, Error> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let dir = target.parent().unwrap_or(target);
+    fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let file = temporary.as_file();
+    file.set_permissions(fs::Permissions::from_mode(0o644))
+        .and_then(|()| file.sync_all())
+        .map_err(Error::io("write", target))?;
+    let file = temporary
+        .persist(target)
+        .map_err(|error| Error::io("write", target)(error.error))?;
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(Error::io("write", dir))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests;
