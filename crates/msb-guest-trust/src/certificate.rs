@@ -1,0 +1,111 @@
+//! One authority to be trusted: a certificate with what the trust stores want to know of it.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+use crate::subject_hash;
+
+/// The certificate of an authority. It is read far enough to be filed; whether it is valid is its maker's business.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaCertificate {
+    der: Vec<u8>,
+    fingerprint: [u8; 32],
+    subject_hash: Option<u32>,
+}
+
+impl CaCertificate {
+    /// Takes one certificate in DER.
+    ///
+    /// # Errors
+    /// [`Error::Der`] if the bytes are anything else, or more than one certificate.
+    pub fn from_der(der: &[u8]) -> Result<Self, Error> {
+        let subject = subject_hash::subject(der).map_err(|error| Error::Der {
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            subject_hash: subject_hash::hash(subject),
+            fingerprint: Sha256::digest(der).into(),
+            der: der.to_vec(),
+        })
+    }
+
+    /// Takes every certificate of a PEM text, in order. Other sections and text between them are passed over.
+    ///
+    /// # Errors
+    /// [`Error::NoCertificate`] if there is none, [`Error::Pem`] or [`Error::Der`] if one is damaged.
+    pub fn from_pem(pem: &[u8]) -> Result<Vec<Self>, Error> {
+        let mut found = Vec::new();
+        for (index, section) in CertificateDer::pem_slice_iter(pem).enumerate() {
+            let der = section.map_err(|error| Error::Pem {
+                number: index + 1,
+                reason: error.to_string(),
+            })?;
+            found.push(Self::from_der(&der)?);
+        }
+        if found.is_empty() {
+            return Err(Error::NoCertificate {
+                len_bytes: pem.len(),
+            });
+        }
+        Ok(found)
+    }
+
+    /// The certificate in DER.
+    #[must_use]
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// The SHA-256 of the DER, as 64 lower-case hexadecimal digits.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        hexadecimal(&self.fingerprint)
+    }
+
+    /// What `openssl x509 -subject_hash` prints, as a number. `None` if a string in the subject is not valid in its
+    /// own encoding; OpenSSL does not read such a certificate at all.
+    #[must_use]
+    pub fn subject_hash(&self) -> Option<u32> {
+        self.subject_hash
+    }
+
+    /// The certificate as one PEM section with lines of 64 characters, each ended by `\n`.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        pem(&self.der, "\n")
+    }
+
+    /// Unlike for any other authority, short enough for a file name: 16 hexadecimal digits.
+    pub(crate) fn short_name(&self) -> String {
+        hexadecimal(&self.fingerprint[..8])
+    }
+}
+
+pub(crate) fn pem(der: &[u8], line_end: &str) -> String {
+    let body = STANDARD.encode(der);
+    let mut text = String::with_capacity(body.len() + body.len() / 32 + 60);
+    text.push_str("-----BEGIN CERTIFICATE-----");
+    for (index, character) in body.chars().enumerate() {
+        if index % 64 == 0 {
+            text.push_str(line_end);
+        }
+        text.push(character);
+    }
+    text.push_str(line_end);
+    text.push_str("-----END CERTIFICATE-----");
+    text.push_str(line_end);
+    text
+}
+
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
+}

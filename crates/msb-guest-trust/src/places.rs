@@ -1,0 +1,130 @@
+//! Where distributions keep trusted certificates. Paths are the guest's, absolute, as its programs spell them.
+
+/// Where files for the variables of [`environment`](crate::environment) are written, and a bundle if no other can be.
+/// `/run` is in memory, so nothing of a former boot is there.
+pub const RUNTIME_DIRECTORY: &str = "/run/msb/trust";
+
+/// All authorities of the request and nothing else.
+pub(crate) const RUNTIME_CA_FILE: &str = "ca.pem";
+/// A whole bundle, written if none of the system's can be.
+pub(crate) const RUNTIME_BUNDLE: &str = "ca-bundle.pem";
+/// What the user's `NODE_EXTRA_CA_CERTS` names, and the authorities.
+pub(crate) const RUNTIME_NODE_EXTRA: &str = "node-extra-ca-certs.pem";
+
+/// Begins the names of files in directories that hold others' files too.
+pub(crate) const FILE_PREFIX: &str = "msb-ca-";
+
+/// System bundles, the ones that most programs read first. Many are links to one another.
+pub(crate) const BUNDLES: &[&str] = &[
+    // Debian, Ubuntu, Alpine, Arch, Gentoo, NixOS, Void
+    "/etc/ssl/certs/ca-certificates.crt",
+    // Fedora, RHEL, Amazon Linux; NixOS has it too
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    // openSUSE, SLES
+    "/etc/ssl/ca-bundle.pem",
+    // Alpine; OpenSSL's own default below /etc/ssl
+    "/etc/ssl/cert.pem",
+    // NixOS, Arch
+    "/etc/ssl/certs/ca-bundle.crt",
+    // what the links of Fedora and RHEL lead to
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/openssl/ca-bundle.trust.crt",
+    "/etc/pki/tls/certs/ca-bundle.trust.crt",
+    "/etc/pki/tls/cert.pem",
+    "/etc/pki/tls/cacert.pem",
+    // what the links of openSUSE lead to
+    "/var/lib/ca-certificates/ca-bundle.pem",
+    // what the links of Arch lead to
+    "/etc/ca-certificates/extracted/tls-ca-bundle.pem",
+    "/etc/ca-certificates/extracted/ca-bundle.trust.crt",
+    // OpenSSL built by Debian, and built from source
+    "/usr/lib/ssl/cert.pem",
+    "/usr/local/ssl/cert.pem",
+];
+
+/// A bundle for a root that has none, made if one of `evidence` exists. No evidence means always.
+pub(crate) struct NewBundle {
+    pub(crate) path: &'static str,
+    pub(crate) evidence: &'static [&'static str],
+}
+
+pub(crate) const NEW_BUNDLES: &[NewBundle] = &[
+    NewBundle {
+        path: "/etc/ssl/certs/ca-certificates.crt",
+        evidence: &[],
+    },
+    NewBundle {
+        path: "/etc/pki/tls/certs/ca-bundle.crt",
+        evidence: &["/etc/pki", "/etc/redhat-release", "/etc/system-release"],
+    },
+    NewBundle {
+        path: "/etc/ssl/ca-bundle.pem",
+        evidence: &["/etc/zypp"],
+    },
+    NewBundle {
+        path: "/etc/ssl/cert.pem",
+        evidence: &["/etc/apk"],
+    },
+];
+
+/// Where a distribution's own tool looks for further anchors when it makes the bundles again.
+///
+/// The directory is made if any of `evidence` exists: installing `ca-certificates` into an image that had no bundle
+/// makes the bundle anew, and must find the anchor.
+pub(crate) struct AnchorDirectory {
+    pub(crate) path: &'static str,
+    pub(crate) evidence: &'static [&'static str],
+    /// A directory that serves the same tool; if it is there, this one is not made.
+    pub(crate) instead: Option<&'static str>,
+}
+
+pub(crate) const ANCHOR_DIRECTORIES: &[AnchorDirectory] = &[
+    // Debian, Ubuntu, Alpine, Gentoo, Void: update-ca-certificates
+    AnchorDirectory {
+        path: "/usr/local/share/ca-certificates",
+        evidence: &[
+            "/etc/ca-certificates.conf",
+            "/etc/debian_version",
+            "/etc/apk",
+            "/etc/gentoo-release",
+        ],
+        instead: None,
+    },
+    // Fedora, RHEL, Amazon Linux: update-ca-trust
+    AnchorDirectory {
+        path: "/etc/pki/ca-trust/source/anchors",
+        evidence: &[
+            "/etc/pki/ca-trust",
+            "/etc/redhat-release",
+            "/etc/system-release",
+        ],
+        instead: None,
+    },
+    // openSUSE, SLES: update-ca-certificates over p11-kit
+    AnchorDirectory {
+        path: "/etc/pki/trust/anchors",
+        evidence: &["/etc/pki/trust", "/etc/zypp"],
+        instead: Some("/usr/share/pki/trust/anchors"),
+    },
+    AnchorDirectory {
+        path: "/usr/share/pki/trust/anchors",
+        evidence: &[],
+        instead: Some("/etc/pki/trust/anchors"),
+    },
+    // Arch: update-ca-trust
+    AnchorDirectory {
+        path: "/etc/ca-certificates/trust-source/anchors",
+        evidence: &["/etc/ca-certificates/trust-source", "/etc/arch-release"],
+        instead: None,
+    },
+];
+
+/// Directories that OpenSSL may search by subject hash. They are left alone unless they hold such a name.
+pub(crate) const HASHED_DIRECTORIES: &[&str] = &[
+    "/etc/ssl/certs",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust/extracted/pem/directory-hash",
+    "/etc/ca-certificates/extracted/cadir",
+    "/var/lib/ca-certificates/openssl",
+    "/var/lib/ca-certificates/pem",
+];
