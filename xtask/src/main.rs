@@ -1,2 +1,57 @@
-//! Project tasks: images, tests, demo.
-fn main() {}
+//! Project tasks: `cargo xtask TASK`. Each sets up what it needs, says so, and touches nothing else.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod demo;
+mod elf;
+mod image;
+mod process;
+mod setup;
+mod test;
+#[cfg(test)]
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+Usage: cargo xtask TASK
+
+  setup [--yes]      install missing tools through apt (asks; --yes does not)
+  image [--force]    fetch or build guest kernel, initramfs and the root disk `base`
+  test [--no-setup]  setup, image, then format, lints, docs and every test
+  demo               setup, image, then show a sandbox at work
+  bench NAME [ARG..] setup, image, then run a benchmark
+
+Images are kept in $MSB_HOME, else $XDG_CACHE_HOME/msb, else ~/.cache/msb.
+MSB_DEBIAN_MIRROR and MSB_DEBIAN_SUITE override where Debian packages come from.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args.iter().map(String::as_str).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<()> {
+    match args {
+        ["setup"] => setup::run(setup::Consent::Ask),
+        ["setup", "--yes"] => setup::run(setup::Consent::Given),
+        ["image"] => image::run(image::Rebuild::WhatChanged),
+        ["image", "--force"] => image::run(image::Rebuild::Everything),
+        ["test"] => test::run(test::Prepare::Everything),
+        ["test", "--no-setup"] => test::run(test::Prepare::Nothing),
+        ["demo"] => demo::run(),
+        ["bench", name, rest @ ..] => bench::run(name, rest),
+        [] | ["help" | "-h" | "--help"] => {
+            eprintln!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("unknown task `{}`\n\n{USAGE}", args.join(" ")),
+    }
+}

@@ -1,0 +1,4 @@
+//! Stub.
+pub(crate) fn run(_: &str, _: &[&str]) -> anyhow::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! Stub.
+pub(crate) fn run() -> anyhow::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! The kernel modules a guest needs before its root disk is there, in load order.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::newc::Archive;
+use crate::elf::Elf;
+use crate::process;
+
+/// What the agent loads, each after what it depends on. A name the kernel has built in or does
+/// not know is left out. The random number source comes before the network, so that the
+/// first TLS client need not wait for entropy.
+pub(super) const WANTED: &[&str] = &[
+    "virtio_mmio",
+    "virtio_rng",
+    "virtio_net",
+    "virtio_console",
+    "virtio_blk",
+    "squashfs",
+    "overlay",
+];
+
+/// `/modules/NN-name.ko` in load order, and `/modules/order` with their names, one a line.
+pub(super) fn archive(modules: &Path) -> Result<Vec<u8>> {
+    let mut paths = BTreeMap::new();
+    collect(&modules.join("kernel"), &mut paths)?;
+    let mut loaded = Vec::new();
+    for name in WANTED {
+        load(name, &paths, &mut loaded)?;
+    }
+    let mut archive = Archive::default();
+    archive.directory("modules");
+    let mut order = String::new();
+    for (at, (name, contents)) in loaded.iter().enumerate() {
+        let file = format!("{at:02}-{name}.ko");
+        archive.file(&format!("modules/{file}"), 0o644, contents);
+        order.push_str(&file);
+        order.push('\n');
+    }
+    archive.file("modules/order", 0o644, order.as_bytes());
+    Ok(archive.finish())
+}
+
+/// Appends `name` to `loaded`, after what it depends on.
+fn load(
+    name: &str,
+    paths: &BTreeMap<String, PathBuf>,
+    loaded: &mut Vec<(String, Vec<u8>)>,
+) -> Result<()> {
+    let Some(path) = paths.get(name) else {
+        return Ok(());
+    };
+    if loaded.iter().any(|(other, _)| other == name) {
+        return Ok(());
+    }
+    let contents = read(path)?;
+    let info = Elf::parse(&contents)
+        .and_then(|elf| elf.section(".modinfo"))
+        .with_context(|| format!("{} is no kernel module", path.display()))?;
+    for dependency in depends(info) {
+        load(&dependency, paths, loaded)?;
+    }
+    loaded.push((name.to_owned(), contents));
+    Ok(())
+}
+
+/// Module names in a `.modinfo` section's `depends=` entry.
+fn depends(info: &[u8]) -> Vec<String> {
+    info.split(|byte| *byte == 0)
+        .filter_map(|entry| std::str::from_utf8(entry).ok()?.strip_prefix("depends="))
+        .flat_map(|names| names.split(','))
+        .filter(|name| !name.is_empty())
+        .map(canonical)
+        .collect()
+}
+
+/// Files below `dir` by module name.
+fn collect(dir: &Path, paths: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, paths)?;
+        } else if let Some(name) = path.file_name().and_then(|name| name.to_str())
+            && let Some((name, "ko" | "ko.xz" | "ko.gz" | "ko.zst")) = name.split_once('.')
+        {
+            paths.insert(canonical(name), path);
+        }
+    }
+    Ok(())
+}
+
+/// File names may have `-` where the kernel says `_`.
+fn canonical(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// The module's ELF file; the agent hands it to the kernel as it is, so not compressed.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let decompress = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("xz") => "xz",
+        Some("gz") => "gzip",
+        Some("zst") => "zstd",
+        _ => return fs::read(path).with_context(|| format!("cannot read {}", path.display())),
+    };
+    process::capture(Command::new(decompress).arg("-dc").arg(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dependencies_are_read_from_modinfo() {
+        let info = b"license=GPL\0depends=virtio-ring,virtio\0vermagic=6.1\0";
+        assert_eq!(depends(info), ["virtio_ring", "virtio"]);
+        assert!(depends(b"depends=\0name=x\0").is_empty());
+        assert!(depends(b"").is_empty());
+    }
+}
