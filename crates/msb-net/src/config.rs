@@ -1,0 +1,148 @@
+//! What a network is built from: the link's addresses, the policy, and where names come from.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use msb_name::HostName;
+use msb_policy::{NetworkPolicy, PinTable};
+
+use crate::event::EventSink;
+
+/// Largest MTU QEMU's virtio-net takes: an IP packet of it still fits a 16-bit length with all headers.
+pub const DEFAULT_MTU: u16 = 65_520;
+/// Smallest MTU that carries IPv6 (RFC 8200, 5).
+pub const MIN_MTU: u16 = 1_280;
+/// TCP connections a guest may have open at once unless [`Config::max_flows`] says otherwise.
+pub const DEFAULT_MAX_FLOWS: usize = 256;
+
+/// Everything [`start`](crate::start) needs to know.
+#[derive(Clone)]
+pub struct Config {
+    /// Largest IP packet on the link, in octets; the guest's interface must have the same. Clamped to
+    /// at least [`MIN_MTU`].
+    pub mtu: u16,
+    /// Addresses of gateway and guest.
+    pub addresses: Addresses,
+    /// Decides about every connection and every address a name resolves to.
+    pub policy: Arc<NetworkPolicy>,
+    /// Names answered from here, before anything is asked upstream. One name may stand several times.
+    pub hosts: Vec<(HostName, HostEntry)>,
+    /// Upstream name servers in order of preference; `None`: those of the host's `/etc/resolv.conf`.
+    pub nameservers: Option<Vec<SocketAddr>>,
+    /// Takes every address the guest was told for a name.
+    pub pins: Arc<Mutex<PinTable>>,
+    /// Takes the network's events. Called from the network's tasks: it must not block.
+    pub events: EventSink,
+    /// TCP connections the guest may have at once; more are reset.
+    pub max_flows: usize,
+}
+
+impl Config {
+    /// A configuration with the given policy and otherwise default values: no hosts, the host's
+    /// resolvers, an empty pin table and events that go nowhere.
+    pub fn new(policy: Arc<NetworkPolicy>) -> Self {
+        Self {
+            mtu: DEFAULT_MTU,
+            addresses: Addresses::default(),
+            policy,
+            hosts: Vec::new(),
+            nameservers: None,
+            pins: Arc::default(),
+            events: Arc::new(|_| {}),
+            max_flows: DEFAULT_MAX_FLOWS,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Config")
+            .field("mtu", &self.mtu)
+            .field("addresses", &self.addresses)
+            .field("hosts", &self.hosts)
+            .field("nameservers", &self.nameservers)
+            .field("max_flows", &self.max_flows)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a configured name resolves to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostEntry {
+    /// This address. Connections to it are still subject to the policy.
+    Ip(IpAddr),
+    /// The host itself: the gateway's addresses.
+    HostGateway,
+}
+
+/// Addresses of the guest's link. The default is the same for every sandbox, since no sandbox sees another's link:
+/// 192.0.0.1 and 192.0.0.2/29 from the block RFC 7335 sets aside for the ends of such links, and a unique local /64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The gateway: router, name server and, to the guest, the host.
+    pub gateway_v4: Ipv4Addr,
+    /// The gateway's IPv6 address.
+    pub gateway_v6: Ipv6Addr,
+    /// The gateway's hardware address.
+    pub gateway_mac: [u8; 6],
+    /// The guest's address.
+    pub guest_v4: Ipv4Addr,
+    /// Prefix length of the guest's IPv4 address.
+    pub prefix_len_v4: u8,
+    /// The guest's IPv6 address.
+    pub guest_v6: Ipv6Addr,
+    /// Prefix length of the guest's IPv6 address.
+    pub prefix_len_v6: u8,
+    /// The guest's hardware address. Another is learned from the guest's frames.
+    pub guest_mac: [u8; 6],
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self {
+            gateway_v4: Ipv4Addr::new(192, 0, 0, 1),
+            gateway_v6: Ipv6Addr::new(0xfd00, 0x6d, 0x7362, 0, 0, 0, 0, 1),
+            gateway_mac: [0x02, 0x6d, 0x73, 0x62, 0x00, 0x01],
+            guest_v4: Ipv4Addr::new(192, 0, 0, 2),
+            prefix_len_v4: 29,
+            guest_v6: Ipv6Addr::new(0xfd00, 0x6d, 0x7362, 0, 0, 0, 0, 2),
+            prefix_len_v6: 64,
+            guest_mac: [0x02, 0x6d, 0x73, 0x62, 0x00, 0x02],
+        }
+    }
+}
+
+impl Addresses {
+    /// Whether `address` is the gateway, which stands for the host.
+    pub fn is_gateway(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => address == self.gateway_v4,
+            IpAddr::V6(address) => address == self.gateway_v6,
+        }
+    }
+
+    /// The gateway's address of the family of `like`.
+    pub(crate) fn gateway_like(&self, like: IpAddr) -> IpAddr {
+        match like {
+            IpAddr::V4(_) => self.gateway_v4.into(),
+            IpAddr::V6(_) => self.gateway_v6.into(),
+        }
+    }
+
+    /// The gateway's link-local address: EUI-64 of its hardware address (RFC 4291, appendix A).
+    pub(crate) fn gateway_link_local(&self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.gateway_mac.map(u16::from);
+        Ipv6Addr::new(
+            0xfe80,
+            0,
+            0,
+            0,
+            ((a ^ 2) << 8) | b,
+            (c << 8) | 0xff,
+            0xfe00 | d,
+            (e << 8) | f,
+        )
+    }
+}

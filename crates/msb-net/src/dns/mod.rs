@@ -1,0 +1,7 @@
+//! Name resolution for the guest: what to answer is decided here, without sockets or clocks.
+//! Queries are parsed and answered with hickory-proto; asking upstream is `io::resolve`'s work.
+
+mod responder;
+mod svcb;
+
+pub(crate) use responder::{Answer, Plan, Question, Responder, Transport, Upstream};

@@ -1,0 +1,346 @@
+//! From a query's bytes to what to do about it, and from an upstream answer to a response's bytes.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
+use msb_name::HostName;
+use msb_policy::{Decision, Egress, NetworkPolicy, Protocol, classify};
+
+use super::svcb;
+use crate::config::{Addresses, HostEntry};
+use crate::event::Event;
+
+/// How long the guest may keep an answer from the configured hosts.
+const HOST_TTL_SECONDS: u32 = 60;
+/// How long such an answer stays pinned: the name cannot move, so only the table's size bounds it.
+const HOST_PIN: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Shortest response every client takes over UDP (RFC 1035, 4.2.1).
+const MIN_UDP_LEN: usize = 512;
+/// Longest response sent over UDP, whatever the client says it takes.
+const MAX_UDP_LEN: usize = 4_096;
+/// The name every guest can reach its host by.
+const HOST_ALIAS: &str = "host.msb.internal";
+/// Stands for "any port" when the policy is asked about the host alone.
+const ANY_PORT: u16 = 443;
+
+/// How a query came, which bounds the response's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// What to do about a message.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    /// Send this.
+    Reply(Answer),
+    /// Ask upstream, then call [`Responder::answer`].
+    Ask(Question),
+    /// Not a query: answering could start a loop.
+    Ignore,
+}
+
+/// A query that must be asked upstream.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) query: Query,
+    id: u16,
+    recursion_desired: bool,
+    checking_disabled: bool,
+    has_edns: bool,
+    /// Longest response the client takes.
+    limit: usize,
+}
+
+/// What upstream said.
+#[derive(Clone, Debug)]
+pub(crate) struct Upstream {
+    pub(crate) code: ResponseCode,
+    pub(crate) answers: Vec<Record>,
+    /// The zone's SOA, which tells how long a negative answer holds.
+    pub(crate) soa: Option<Record>,
+}
+
+/// A response and what goes with it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) message: Vec<u8>,
+    /// To be pinned before the message is sent.
+    pub(crate) pins: Vec<(HostName, IpAddr, Duration)>,
+    /// Why the policy withheld the addresses.
+    pub(crate) denied: Option<Event>,
+}
+
+/// Answers queries by the configured hosts and the policy.
+#[derive(Clone, Debug)]
+pub(crate) struct Responder {
+    hosts: Arc<HashMap<HostName, Vec<HostEntry>>>,
+    addresses: Addresses,
+    policy: Arc<NetworkPolicy>,
+}
+
+impl Responder {
+    pub(crate) fn new(
+        hosts: impl IntoIterator<Item = (HostName, HostEntry)>,
+        addresses: Addresses,
+        policy: Arc<NetworkPolicy>,
+    ) -> Self {
+        let mut table: HashMap<HostName, Vec<HostEntry>> = HashMap::new();
+        for (name, entry) in hosts {
+            table.entry(name).or_default().push(entry);
+        }
+        Self {
+            hosts: Arc::new(table),
+            addresses,
+            policy,
+        }
+    }
+
+    /// Decides about one message from the guest.
+    pub(crate) fn plan(&self, bytes: &[u8], transport: Transport) -> Plan {
+        let Ok(message) = Message::from_vec(bytes) else {
+            return malformed(bytes);
+        };
+        if message.metadata.message_type != MessageType::Query {
+            return Plan::Ignore;
+        }
+        let limit = match (transport, &message.edns) {
+            (Transport::Tcp, _) => usize::from(u16::MAX),
+            (Transport::Udp, Some(edns)) => {
+                usize::from(edns.max_payload()).clamp(MIN_UDP_LEN, MAX_UDP_LEN)
+            }
+            (Transport::Udp, None) => MIN_UDP_LEN,
+        };
+        let refuse = |code| Plan::Reply(plain(error(&message, code)));
+        if message.metadata.op_code != OpCode::Query {
+            return refuse(ResponseCode::NotImp);
+        }
+        let [query] = message.queries.as_slice() else {
+            return refuse(ResponseCode::FormErr);
+        };
+        if message
+            .edns
+            .as_ref()
+            .is_some_and(|edns| edns.version() != 0)
+        {
+            return refuse(ResponseCode::BADVERS);
+        }
+        let unsupported = [RecordType::ANY, RecordType::AXFR, RecordType::IXFR];
+        if query.query_class() != DNSClass::IN || unsupported.contains(&query.query_type()) {
+            return refuse(ResponseCode::NotImp);
+        }
+        let question = Question {
+            query: query.clone(),
+            id: message.metadata.id,
+            recursion_desired: message.metadata.recursion_desired,
+            checking_disabled: message.metadata.checking_disabled,
+            has_edns: message.edns.is_some(),
+            limit,
+        };
+        match self.local(&question) {
+            Some(answer) => Plan::Reply(answer),
+            None => Plan::Ask(question),
+        }
+    }
+
+    /// The response to `question`, given what upstream said.
+    pub(crate) fn answer(&self, question: &Question, upstream: Upstream) -> Answer {
+        let name = host_name(&question.query);
+        let (mut kept, mut pins, mut denied) = (Vec::new(), Vec::new(), None);
+        for record in upstream.answers {
+            let address = match &record.data {
+                RData::A(address) => IpAddr::V4(address.0),
+                RData::AAAA(address) => IpAddr::V6(address.0),
+                _ => {
+                    kept.extend(svcb::strip(record));
+                    continue;
+                }
+            };
+            if !self.policy.allows_answer(address) {
+                let group = classify(address);
+                denied = Some(name_denied(
+                    question,
+                    format!(
+                        "it resolves to {address}, a {group} address that the policy does not allow"
+                    ),
+                ));
+                continue;
+            }
+            if let Some(name) = &name {
+                pins.push((
+                    name.clone(),
+                    address,
+                    Duration::from_secs(record.ttl.into()),
+                ));
+            }
+            kept.push(record);
+        }
+        let has_address = kept
+            .iter()
+            .any(|record| matches!(record.data, RData::A(_) | RData::AAAA(_)));
+        if denied.is_some() && !has_address {
+            return Answer {
+                message: respond(question, ResponseCode::NXDomain, Vec::new(), None),
+                pins: Vec::new(),
+                denied,
+            };
+        }
+        Answer {
+            message: respond(question, upstream.code, kept, upstream.soa),
+            pins,
+            denied: None,
+        }
+    }
+
+    /// The response to `question` when upstream could not be asked.
+    pub(crate) fn failure(question: &Question) -> Answer {
+        Answer {
+            message: respond(question, ResponseCode::ServFail, Vec::new(), None),
+            pins: Vec::new(),
+            denied: None,
+        }
+    }
+
+    /// The answer for a configured name, or for the host's own.
+    fn local(&self, question: &Question) -> Option<Answer> {
+        let name = host_name(&question.query)?;
+        let addresses: Vec<IpAddr> = match self.hosts.get(&name) {
+            Some(entries) => entries
+                .iter()
+                .flat_map(|entry| self.entry_addresses(*entry))
+                .collect(),
+            None if name.as_str() == HOST_ALIAS => match self.decide_host() {
+                Decision::Permit(_) => self.entry_addresses(HostEntry::HostGateway),
+                Decision::Deny(denial) => {
+                    return Some(Answer {
+                        message: respond(question, ResponseCode::NXDomain, Vec::new(), None),
+                        pins: Vec::new(),
+                        denied: Some(name_denied(question, denial.to_string())),
+                    });
+                }
+            },
+            None => return None,
+        };
+        let mut records = Vec::new();
+        let mut pins = Vec::new();
+        for address in addresses {
+            let data = match address {
+                IpAddr::V4(address) => RData::A(address.into()),
+                IpAddr::V6(address) => RData::AAAA(address.into()),
+            };
+            if data.record_type() == question.query.query_type() {
+                records.push(Record::from_rdata(
+                    question.query.name().clone(),
+                    HOST_TTL_SECONDS,
+                    data,
+                ));
+                pins.push((name.clone(), address, HOST_PIN));
+            }
+        }
+        Some(Answer {
+            message: respond(question, ResponseCode::NoError, records, None),
+            pins,
+            denied: None,
+        })
+    }
+
+    fn entry_addresses(&self, entry: HostEntry) -> Vec<IpAddr> {
+        match entry {
+            HostEntry::Ip(address) => vec![address],
+            HostEntry::HostGateway => vec![
+                self.addresses.gateway_v4.into(),
+                self.addresses.gateway_v6.into(),
+            ],
+        }
+    }
+
+    /// Whether the guest may reach the host at all (D8).
+    fn decide_host(&self) -> Decision {
+        self.policy.decide(&Egress {
+            destination: SocketAddr::new(self.addresses.gateway_v4.into(), ANY_PORT),
+            to_host: true,
+            protocol: Protocol::Tcp,
+        })
+    }
+}
+
+fn name_denied(question: &Question, reason: String) -> Event {
+    Event::NameDenied {
+        name: question.query.name().to_ascii(),
+        reason,
+    }
+}
+
+/// The queried name, if it can be a host's.
+fn host_name(query: &Query) -> Option<HostName> {
+    HostName::parse(&query.name().to_ascii()).ok()
+}
+
+fn respond(
+    question: &Question,
+    code: ResponseCode,
+    answers: Vec<Record>,
+    soa: Option<Record>,
+) -> Vec<u8> {
+    let mut response = Message::response(question.id, OpCode::Query);
+    response.metadata.recursion_desired = question.recursion_desired;
+    response.metadata.checking_disabled = question.checking_disabled;
+    response.metadata.recursion_available = true;
+    response.metadata.response_code = code;
+    response.add_query(question.query.clone());
+    response.add_answers(answers);
+    response.add_authorities(soa);
+    if question.has_edns {
+        response.set_edns(edns());
+    }
+    let bytes = response.to_vec().unwrap_or_default();
+    if !bytes.is_empty() && bytes.len() <= question.limit {
+        return bytes;
+    }
+    response.truncate().to_vec().unwrap_or_default()
+}
+
+fn error(query: &Message, code: ResponseCode) -> Message {
+    let mut response = Message::error_msg(query.metadata.id, query.metadata.op_code, code);
+    response.metadata.recursion_desired = query.metadata.recursion_desired;
+    response.metadata.recursion_available = true;
+    response.add_queries(query.queries.iter().take(1).cloned());
+    if query.edns.is_some() {
+        response.set_edns(edns());
+    }
+    response
+}
+
+fn edns() -> Edns {
+    let mut edns = Edns::new();
+    edns.set_max_payload(u16::try_from(MAX_UDP_LEN).unwrap_or(u16::MAX));
+    edns
+}
+
+/// FORMERR for a message of which only the start can be read, unless it is itself a response.
+fn malformed(bytes: &[u8]) -> Plan {
+    match bytes {
+        [high, low, flags, ..] if bytes.len() >= 12 && flags & 0x80 == 0 => {
+            let id = u16::from_be_bytes([*high, *low]);
+            Plan::Reply(plain(Message::error_msg(
+                id,
+                OpCode::Query,
+                ResponseCode::FormErr,
+            )))
+        }
+        _ => Plan::Ignore,
+    }
+}
+
+fn plain(message: Message) -> Answer {
+    Answer {
+        message: message.to_vec().unwrap_or_default(),
+        pins: Vec::new(),
+        denied: None,
+    }
+}

@@ -1,0 +1,281 @@
+//! The loop: reads frames in batches, lets the engine work, writes frames in batches, and runs the
+//! connects and lookups the engine asks for.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use msb_name::HostName;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::connect;
+use super::names::drive_names;
+use super::resolve::Upstreams;
+use crate::config::Config;
+use crate::dns::Answer;
+use crate::engine::{Action, Announced, Asker, Engine};
+use crate::event::{Event, EventSink};
+use crate::frame::FrameReader;
+use crate::stream::{Clock, FlowStream};
+use crate::table::FlowId;
+
+/// How far ahead the timer is set when nothing is due: it only has to be some time.
+const FAR: Duration = Duration::from_secs(3600);
+
+/// A guest connection the host has already connected for: the guest's handshake was answered only
+/// when that had succeeded.
+#[derive(Debug)]
+pub struct Flow {
+    /// The guest's end.
+    pub source: SocketAddr,
+    /// What the guest dialled.
+    pub destination: SocketAddr,
+    /// Whether `destination` is the gateway, so that `upstream` is connected to the host's loopback.
+    pub to_host: bool,
+    /// Names the guest was told resolve to `destination`, in order.
+    pub names: Vec<HostName>,
+    /// The connection to the guest.
+    pub guest: FlowStream,
+    /// The connection to `destination` (to the host's loopback if `to_host`), with `TCP_NODELAY`.
+    pub upstream: TcpStream,
+}
+
+/// A running network. Dropping it ends the network: its connections fail, and the link is closed.
+#[derive(Debug)]
+pub struct Network {
+    task: JoinHandle<()>,
+}
+
+impl Network {
+    /// Waits until the link has closed. Cancel-safe; resolves at once when called again.
+    pub async fn closed(&mut self) {
+        if !self.task.is_finished() {
+            // A panic or an abort of the task ends the network like any other end.
+            let _ = (&mut self.task).await;
+        }
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts serving the guest at the other end of `link`.
+///
+/// `link` carries Ethernet frames, each after its length as a 4-byte big-endian number (QEMU's
+/// `-netdev stream`/`socket` framing). Established connections come out of the receiver, which must be
+/// read; if it is dropped, or as many flows as [`Config::max_flows`] wait in it, new ones are reset.
+///
+/// # Panics
+/// Outside a tokio runtime with I/O and time enabled.
+pub fn start(link: UnixStream, config: Config) -> (Network, mpsc::Receiver<Flow>) {
+    let (sender, receiver) = mpsc::channel(config.max_flows.max(1));
+    let events = Arc::clone(&config.events);
+    let driver = Driver::new(link, config, sender);
+    let task = tokio::spawn(async move {
+        let reason = match driver.drive_link().await {
+            Ok(()) => "the guest's side closed the link".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        report_closed(&events, reason);
+    });
+    (Network { task }, receiver)
+}
+
+fn report_closed(events: &EventSink, reason: String) {
+    events(Event::LinkClosed { reason });
+}
+
+struct Driver {
+    link: UnixStream,
+    reader: FrameReader,
+    engine: Engine,
+    clock: Clock,
+    upstreams: Upstreams,
+    flows: mpsc::Sender<Flow>,
+    /// Connects under way.
+    connecting: HashMap<FlowId, AbortHandle>,
+    /// Connected, while the guest finishes its handshake.
+    connected: HashMap<FlowId, TcpStream>,
+    tasks: JoinSet<Done>,
+}
+
+/// What a task has to say when it ends.
+enum Done {
+    Connect(FlowId, io::Result<TcpStream>),
+    Resolve(Asker, Answer),
+    ServeNames,
+}
+
+impl Driver {
+    fn new(link: UnixStream, config: Config, flows: mpsc::Sender<Flow>) -> Self {
+        let clock = Clock::start();
+        let engine = Engine::new(config.clone(), clock);
+        let upstreams = Upstreams::new(engine.responder().clone(), Arc::new(config));
+        Self {
+            link,
+            reader: FrameReader::new(),
+            engine,
+            clock,
+            upstreams,
+            flows,
+            connecting: HashMap::new(),
+            connected: HashMap::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Runs until the link ends.
+    async fn drive_link(mut self) -> io::Result<()> {
+        let ready = self.engine.ready();
+        let timer = tokio::time::sleep(FAR);
+        tokio::pin!(timer);
+        loop {
+            tokio::task::coop::consume_budget().await;
+            let Some(has_read) = self.read()? else {
+                return Ok(());
+            };
+            self.engine.poll(self.clock.now());
+            self.write()?;
+            self.perform();
+            while let Some(done) = self.tasks.try_join_next() {
+                self.finish(done);
+            }
+            let now = self.clock.now();
+            let deadline = match self.engine.poll_timeout(now) {
+                Some(at) if at <= now => continue,
+                Some(at) => Instant::from_std(self.clock.to_std(at)),
+                None => Instant::now() + FAR,
+            };
+            if has_read {
+                continue;
+            }
+            if timer.deadline() > deadline || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
+            let (has_output, takes_input) = {
+                let out = self.engine.out();
+                (!out.is_empty(), !out.is_full())
+            };
+            tokio::select! {
+                result = self.link.readable(), if takes_input => result?,
+                result = self.link.writable(), if has_output => result?,
+                () = ready.changed() => {}
+                Some(done) = self.tasks.join_next() => self.finish(done),
+                () = &mut timer => {}
+            }
+        }
+    }
+
+    /// Reads and handles one batch of frames. `Some(false)`: there was none; `None`: end of file.
+    fn read(&mut self) -> io::Result<Option<bool>> {
+        if self.engine.out().is_full() {
+            return Ok(Some(false));
+        }
+        match self.link.try_read(self.reader.space()) {
+            Ok(0) => return Ok(None),
+            Ok(len) => self.reader.filled(len),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(false)),
+            Err(error) => return Err(error),
+        }
+        let now = self.clock.now();
+        while let Some(frame) = self.reader.next_frame() {
+            self.engine.handle_frame(now, frame);
+        }
+        Ok(Some(true))
+    }
+
+    /// Writes what the link takes now.
+    fn write(&mut self) -> io::Result<()> {
+        let out = self.engine.out();
+        while !out.is_empty() {
+            match self.link.try_write(out.pending()) {
+                Ok(len) => out.written(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out what the engine asks for.
+    fn perform(&mut self) {
+        while let Some(action) = self.engine.poll_action() {
+            match action {
+                Action::Connect { id, ends, to_host } => {
+                    let handle = self.tasks.spawn(async move {
+                        Done::Connect(id, connect::connect(ends.destination, to_host).await)
+                    });
+                    self.connecting.insert(id, handle);
+                }
+                Action::Announce(announced) => self.announce(announced),
+                Action::Cancel(id) => {
+                    self.connected.remove(&id);
+                    if let Some(connect) = self.connecting.remove(&id) {
+                        connect.abort();
+                    }
+                }
+                Action::ServeNames(stream) => {
+                    let upstreams = self.upstreams.clone();
+                    self.tasks.spawn(async move {
+                        drive_names(stream, upstreams).await;
+                        Done::ServeNames
+                    });
+                }
+                Action::Resolve { question, asker } => {
+                    let upstreams = self.upstreams.clone();
+                    self.tasks
+                        .spawn(async move { Done::Resolve(asker, upstreams.ask(&question).await) });
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Connect(id, Ok(upstream))) => {
+                self.connecting.remove(&id);
+                if self.engine.handle_connected(self.clock.now(), id) {
+                    self.connected.insert(id, upstream);
+                }
+            }
+            Ok(Done::Connect(id, Err(error))) => {
+                self.connecting.remove(&id);
+                let refusal = connect::refusal(&error);
+                self.engine.handle_refused(id, refusal, &error.to_string());
+            }
+            Ok(Done::Resolve(asker, answer)) => self.engine.handle_resolved(asker, &answer),
+            Ok(Done::ServeNames) => {}
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => tracing::error!(%error, "a network task has panicked"),
+        }
+    }
+
+    /// Hands an established flow on; if nobody takes it, the guest gets RST.
+    fn announce(&mut self, announced: Announced) {
+        let reset = announced.stream.reset_handle();
+        let Some(upstream) = self.connected.remove(&announced.id) else {
+            reset.reset();
+            return;
+        };
+        let flow = Flow {
+            source: announced.ends.source,
+            destination: announced.ends.destination,
+            to_host: announced.to_host,
+            names: announced.names,
+            guest: announced.stream,
+            upstream,
+        };
+        if let Err(error) = self.flows.try_send(flow) {
+            tracing::warn!(%error, "a flow was reset");
+            reset.reset();
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The I/O side: the loop that carries frames between the link and the engine, and the tasks that
+//! connect, resolve names and serve DNS over TCP.
+
+mod connect;
+mod drive;
+mod names;
+mod resolve;
+
+pub use drive::{Flow, Network, start};

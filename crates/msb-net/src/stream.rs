@@ -1,0 +1,209 @@
+//! The host's handle on a guest connection: an async byte stream, and a way to reset it from
+//! elsewhere. Both work directly on the flow's TCP; the engine is told when there is something to send.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use smoltcp::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use crate::table::FlowId;
+use crate::tcp::FlowTcp;
+
+/// Time since the engine started, in the form the TCP wants it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    base: std::time::Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self {
+            base: std::time::Instant::now(),
+        }
+    }
+
+    /// Never zero, which the TCP uses for "at once".
+    pub(crate) fn now(self) -> Instant {
+        let micros = self.base.elapsed().as_micros();
+        Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX - 1) + 1)
+    }
+
+    /// The moment `at` as the runtime's timers count.
+    pub(crate) fn to_std(self, at: Instant) -> std::time::Instant {
+        let micros = u64::try_from(at.total_micros() - 1).unwrap_or(0);
+        self.base + std::time::Duration::from_micros(micros)
+    }
+}
+
+/// Flows whose streams want the engine's attention.
+#[derive(Debug, Default)]
+pub(crate) struct ReadyQueue {
+    flows: Mutex<Vec<FlowId>>,
+    notify: Notify,
+}
+
+impl ReadyQueue {
+    /// Moves the waiting flows to `into`, which is empty.
+    pub(crate) fn take(&self, into: &mut Vec<FlowId>) {
+        std::mem::swap(&mut *lock(&self.flows), into);
+    }
+
+    /// Resolves once a flow has been added since the last call.
+    pub(crate) async fn changed(&self) {
+        self.notify.notified().await;
+    }
+
+    fn add(&self, id: FlowId) {
+        lock(&self.flows).push(id);
+        self.notify.notify_one();
+    }
+}
+
+/// A flow as its stream and the engine share it.
+#[derive(Debug)]
+pub(crate) struct SharedFlow {
+    id: FlowId,
+    tcp: Mutex<FlowTcp>,
+    /// Whether the flow is in the ready queue.
+    queued: AtomicBool,
+    ready: Arc<ReadyQueue>,
+    clock: Clock,
+}
+
+impl SharedFlow {
+    pub(crate) fn new(id: FlowId, tcp: FlowTcp, ready: Arc<ReadyQueue>, clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            tcp: Mutex::new(tcp),
+            queued: AtomicBool::new(false),
+            ready,
+            clock,
+        })
+    }
+
+    pub(crate) fn tcp(&self) -> MutexGuard<'_, FlowTcp> {
+        lock(&self.tcp)
+    }
+
+    /// Takes the TCP out of a flow that nothing else refers to.
+    pub(crate) fn into_tcp(self) -> FlowTcp {
+        self.tcp
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The engine is about to look at the flow: later changes queue it again.
+    pub(crate) fn clear_queued(&self) {
+        self.queued.store(false, Ordering::Release);
+    }
+
+    fn queue(&self) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.ready.add(self.id);
+        }
+    }
+}
+
+/// The guest's connection as an async byte stream.
+///
+/// Reading yields what the guest sent, and end of file once it closed its half. Writing fills the
+/// connection's send buffer and waits while the guest does not read. `shutdown` closes this half
+/// (FIN) and leaves the other open. Dropping the stream delivers what was written and closes both;
+/// with unread input it resets the connection, as a kernel does.
+///
+/// # Errors
+/// [`io::ErrorKind::ConnectionReset`] when the guest has reset the connection (input that arrived
+/// before is still read first), [`io::ErrorKind::ConnectionAborted`] after [`FlowReset::reset`] or
+/// when the network has ended, [`io::ErrorKind::BrokenPipe`] when writing after `shutdown`.
+///
+/// Every operation is cancel-safe: nothing is read or written before it is ready.
+#[derive(Debug)]
+pub struct FlowStream {
+    flow: Arc<SharedFlow>,
+}
+
+/// Resets a guest connection; usable while the stream is in use elsewhere.
+#[derive(Clone, Debug)]
+pub struct FlowReset {
+    flow: Arc<SharedFlow>,
+}
+
+impl FlowStream {
+    pub(crate) fn new(flow: Arc<SharedFlow>) -> Self {
+        Self { flow }
+    }
+
+    /// A handle that can reset the connection while this stream is in use elsewhere.
+    pub fn reset_handle(&self) -> FlowReset {
+        FlowReset {
+            flow: Arc::clone(&self.flow),
+        }
+    }
+}
+
+impl FlowReset {
+    /// Resets the connection: the guest gets RST, unsent output is dropped, and the stream fails
+    /// from now on. Without effect once the connection is closed.
+    pub fn reset(&self) {
+        self.flow.tcp().abort();
+        self.flow.queue();
+    }
+}
+
+impl AsyncRead for FlowStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let flow = &self.flow;
+        let mut tcp = flow.tcp();
+        let polled = tcp.poll_read(context, buffer.initialize_unfilled());
+        if let Poll::Ready(Ok(1..)) = polled
+            && tcp.has_output(flow.clock.now())
+        {
+            flow.queue();
+        }
+        polled.map_ok(|len| buffer.advance(len))
+    }
+}
+
+impl AsyncWrite for FlowStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = self.flow.tcp().poll_write(context, buffer);
+        if let Poll::Ready(Ok(1..)) = polled {
+            self.flow.queue();
+        }
+        polled
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.flow.tcp().shutdown();
+        self.flow.queue();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for FlowStream {
+    fn drop(&mut self) {
+        self.flow.tcp().detach(self.flow.clock.now());
+        self.flow.queue();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

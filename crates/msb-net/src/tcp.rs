@@ -1,0 +1,416 @@
+//! The gateway's end of one guest TCP connection: segments in, segments out, and the byte stream
+//! between. Packets and the time are arguments; sockets and tasks are not known here.
+//!
+//! Each flow has a smoltcp interface of its own with one socket, so that a segment costs the same
+//! however many flows are open (an interface looks through all its sockets). The interface speaks
+//! plain IP and takes any address (`any_ip`), so it needs neither routes nor addresses: the flow
+//! table has already found the connection by its 4-tuple.
+
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Context, Poll};
+
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
+use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, EthernetRepr, HardwareAddress, IpAddress};
+
+use crate::frame::{ETHERNET_HEADER_LEN, FrameWriter};
+use crate::reply::Link;
+
+/// Octets buffered in each direction: eight of the longest segments in flight. The memory is
+/// zeroed by the allocator and becomes resident only as far as it is used; an idle or
+/// request-response flow stays in the first pages, because the ring starts over when it runs empty.
+const BUFFER_LEN: usize = 512 * 1024;
+/// How long the guest may take to finish a handshake that was answered.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
+/// How long the guest may keep its half open after this end is gone and all is delivered, or stay
+/// silent while it is not (Linux's `tcp_fin_timeout`).
+const LINGER_LIMIT: Duration = Duration::from_secs(60);
+/// Segments sent in one go before other flows get their turn.
+const BURST: usize = 8;
+
+/// One guest connection.
+pub(crate) struct FlowTcp {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    wire: Wire,
+    end: End,
+    /// When the connection is given up whatever its state.
+    give_up_at: Option<Instant>,
+}
+
+/// What this end has done with the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// A stream reads and writes.
+    Attached,
+    /// The stream is gone; what it wrote is still delivered.
+    Detached,
+    /// Reset by this end.
+    Aborted,
+}
+
+/// What is left to do for a flow after it was polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Nothing until the deadline, a segment or the stream.
+    Idle,
+    /// More segments can go out as soon as there is room.
+    More,
+}
+
+/// Where a connection stands, for the flow table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The guest has not finished the handshake.
+    Opening,
+    /// Data may flow in one direction or both.
+    Open,
+    /// Nothing more is sent or expected.
+    Closed,
+}
+
+impl FlowTcp {
+    /// A connection on a link of `mtu` octets (the IP packet's). `seed` chooses its sequence numbers.
+    pub(crate) fn new(mtu: u16, seed: u64, now: Instant) -> Self {
+        let wire = Wire { mtu };
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut wire.attach(None, None), now);
+        interface.set_any_ip(true);
+        let buffer = || SocketBuffer::new(vec![0; BUFFER_LEN]);
+        let mut socket = Socket::new(buffer(), buffer());
+        // One acknowledgement per batch of segments is sent anyway, see `Engine`.
+        socket.set_ack_delay(None);
+        socket.set_nagle_enabled(false);
+        // No retransmission limit: a guest that is paused must find its connections again, and one that
+        // is gone has closed the link. (smoltcp's timeout would also end idle connections.)
+        socket.set_timeout(None);
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Self {
+            interface,
+            sockets,
+            handle,
+            wire,
+            end: End::Attached,
+            give_up_at: None,
+        }
+    }
+
+    /// Answers the connection request `syn`, a whole IP packet sent to `local`.
+    pub(crate) fn accept(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        syn: &[u8],
+        link: Link,
+        out: &mut FrameWriter,
+    ) {
+        let endpoint = (IpAddress::from(local.ip()), local.port());
+        let socket = self.socket();
+        socket.abort();
+        if socket.listen(endpoint).is_err() {
+            return;
+        }
+        self.end = End::Attached;
+        self.give_up_at = Some(now + HANDSHAKE_LIMIT);
+        self.ingress(now, syn, link, out);
+        self.egress(now, link, out);
+    }
+
+    /// Takes a segment (a whole IP packet) of this connection. Call [`egress`](Self::egress) after
+    /// the last one of a batch.
+    pub(crate) fn ingress(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        link: Link,
+        out: &mut FrameWriter,
+    ) {
+        let mut device = self.wire.attach(Some(packet), Some((link, out)));
+        let (interface, sockets) = (&mut self.interface, &mut self.sockets);
+        let polled = contain(|| interface.poll_ingress_single(now, &mut device, sockets));
+        if polled.is_none() {
+            self.fail();
+        }
+        match self.stage() {
+            Stage::Opening => {}
+            Stage::Open if self.end == End::Detached => {
+                // Nobody is left to read it: say so, as a kernel does for a closed socket.
+                if self.socket().can_recv() {
+                    self.abort();
+                } else if self.socket().send_queue() > 0 {
+                    self.give_up_at = Some(now + LINGER_LIMIT);
+                }
+            }
+            Stage::Open | Stage::Closed => self.give_up_at = None,
+        }
+    }
+
+    /// Sends what can be sent now, up to a burst.
+    pub(crate) fn egress(&mut self, now: Instant, link: Link, out: &mut FrameWriter) -> Progress {
+        if self.give_up_at.is_some_and(|at| at <= now) {
+            self.give_up_at = None;
+            self.abort();
+        }
+        for _ in 0..BURST {
+            if out.is_full() {
+                return Progress::More;
+            }
+            let mut device = self.wire.attach(None, Some((link, &mut *out)));
+            let (interface, sockets) = (&mut self.interface, &mut self.sockets);
+            match contain(|| interface.poll_egress(now, &mut device, sockets)) {
+                Some(PollResult::SocketStateChanged) => {}
+                Some(PollResult::None) => return Progress::Idle,
+                None => {
+                    self.fail();
+                    return Progress::Idle;
+                }
+            }
+        }
+        Progress::More
+    }
+
+    /// When [`egress`](Self::egress) has something to do without a segment or the stream.
+    pub(crate) fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
+        let (interface, sockets) = (&mut self.interface, &self.sockets);
+        let protocol = contain(|| interface.poll_at(now, sockets)).flatten();
+        match (protocol, self.give_up_at) {
+            (Some(protocol), Some(own)) => Some(protocol.min(own)),
+            (protocol, own) => protocol.or(own),
+        }
+    }
+
+    /// Whether [`egress`](Self::egress) would send something right away.
+    pub(crate) fn has_output(&mut self, now: Instant) -> bool {
+        self.poll_timeout(now).is_some_and(|at| at <= now)
+    }
+
+    pub(crate) fn stage(&mut self) -> Stage {
+        match self.socket().state() {
+            State::Listen | State::SynSent | State::SynReceived => Stage::Opening,
+            // The guest's FIN was the last word; its retransmission would be answered by a reset,
+            // which a socket in LAST-ACK takes for an end like any other. So no 2 MSL here.
+            State::Closed | State::TimeWait => Stage::Closed,
+            _ => Stage::Open,
+        }
+    }
+
+    /// Whether the stream is gone.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.end == End::Detached
+    }
+
+    /// Whether a reset is waiting to be sent.
+    pub(crate) fn owes_reset(&mut self) -> bool {
+        let socket = self.socket();
+        socket.state() == State::Closed && socket.remote_endpoint().is_some()
+    }
+
+    /// Resets the connection: the guest gets RST with the next [`egress`](Self::egress).
+    pub(crate) fn abort(&mut self) {
+        if self.end != End::Detached {
+            self.end = End::Aborted;
+        }
+        self.socket().abort();
+    }
+
+    /// The stream is gone: unread data resets the connection, otherwise the rest is sent and then FIN.
+    pub(crate) fn detach(&mut self, now: Instant) {
+        self.end = End::Detached;
+        self.give_up_at = Some(now + LINGER_LIMIT);
+        let socket = self.socket();
+        if socket.can_recv() {
+            socket.abort();
+        } else {
+            socket.close();
+        }
+    }
+
+    /// Reads what the guest sent. `Ok(0)`: the guest has closed its half.
+    pub(crate) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.end == End::Aborted {
+            return Poll::Ready(Err(aborted()));
+        }
+        let socket = self.socket();
+        match socket.recv_slice(buffer) {
+            Ok(0) if !buffer.is_empty() => {
+                socket.register_recv_waker(context.waker());
+                Poll::Pending
+            }
+            Ok(len) => Poll::Ready(Ok(len)),
+            Err(RecvError::Finished) => Poll::Ready(Ok(0)),
+            Err(RecvError::InvalidState) => Poll::Ready(Err(reset())),
+        }
+    }
+
+    /// Queues octets for the guest.
+    pub(crate) fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.end == End::Aborted {
+            return Poll::Ready(Err(aborted()));
+        }
+        let socket = self.socket();
+        match socket.send_slice(buffer) {
+            Ok(0) if !buffer.is_empty() => {
+                socket.register_send_waker(context.waker());
+                Poll::Pending
+            }
+            Ok(len) => Poll::Ready(Ok(len)),
+            Err(_) if socket.state() == State::Closed => Poll::Ready(Err(reset())),
+            Err(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    /// Closes this end's half once everything queued is sent.
+    pub(crate) fn shutdown(&mut self) {
+        self.socket().close();
+    }
+
+    fn socket(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    /// smoltcp has panicked: its state cannot be trusted, so nothing more is asked of it.
+    fn fail(&mut self) {
+        tracing::error!("the TCP of one flow has panicked; the flow is dropped");
+        let fresh = Self::new(self.wire.mtu, 0, Instant::ZERO);
+        let end = if self.end == End::Detached {
+            End::Detached
+        } else {
+            End::Aborted
+        };
+        // Wakers registered with the old socket must fire, or the stream would wait for ever.
+        let mut old = std::mem::replace(self, Self { end, ..fresh });
+        contain(|| old.socket().abort());
+    }
+}
+
+/// Runs smoltcp so that a panic in it ends one flow only: its sequence arithmetic asserts.
+fn contain<T>(run: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(run)).ok()
+}
+
+fn reset() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::ConnectionReset,
+        "the guest reset the connection",
+    )
+}
+
+fn aborted() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        "the connection to the guest was reset by the host",
+    )
+}
+
+/// The link as smoltcp sees it.
+#[derive(Clone, Copy, Debug)]
+struct Wire {
+    mtu: u16,
+}
+
+impl Wire {
+    fn attach<'a>(
+        self,
+        input: Option<&'a [u8]>,
+        output: Option<(Link, &'a mut FrameWriter)>,
+    ) -> WireDevice<'a> {
+        WireDevice {
+            wire: self,
+            input,
+            output,
+        }
+    }
+}
+
+/// One packet in, any number of frames out.
+struct WireDevice<'a> {
+    wire: Wire,
+    input: Option<&'a [u8]>,
+    output: Option<(Link, &'a mut FrameWriter)>,
+}
+
+struct Received<'a>(&'a [u8]);
+
+struct Transmit<'a>(Link, &'a mut FrameWriter);
+
+impl Device for WireDevice<'_> {
+    type RxToken<'t>
+        = Received<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Transmit<'t>
+    where
+        Self: 't;
+
+    fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Transmit<'_>)> {
+        let (link, out) = self.output.as_mut()?;
+        Some((Received(self.input.take()?), Transmit(*link, out)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Transmit<'_>> {
+        let (link, out) = self.output.as_mut()?;
+        (!out.is_full()).then_some(Transmit(*link, out))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = usize::from(self.wire.mtu);
+        capabilities
+    }
+}
+
+impl RxToken for Received<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+impl TxToken for Transmit<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let Self(link, out) = self;
+        out.push(ETHERNET_HEADER_LEN + len, |frame| {
+            let result = f(&mut frame[ETHERNET_HEADER_LEN..]);
+            let is_v6 = frame[ETHERNET_HEADER_LEN] >> 4 == 6;
+            let repr = EthernetRepr {
+                src_addr: link.local,
+                dst_addr: link.remote,
+                ethertype: if is_v6 {
+                    EthernetProtocol::Ipv6
+                } else {
+                    EthernetProtocol::Ipv4
+                },
+            };
+            repr.emit(&mut EthernetFrame::new_unchecked(frame));
+            result
+        })
+    }
+}
+
+impl std::fmt::Debug for FlowTcp {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let socket: &Socket<'_> = self.sockets.get(self.handle);
+        formatter
+            .debug_struct("FlowTcp")
+            .field("state", &socket.state())
+            .field("end", &self.end)
+            .field("give_up_at", &self.give_up_at)
+            .finish_non_exhaustive()
+    }
+}
