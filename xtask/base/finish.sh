@@ -30,6 +30,7 @@ printf 'sandbox\n' > etc/hostname
 printf '127.0.0.1 localhost\n::1 localhost\n' > etc/hosts
 : > etc/resolv.conf
 : > etc/fstab
+: > etc/apt/sources.list
 chmod 644 etc/hostname etc/hosts etc/resolv.conf etc/fstab
 
 # Alternatives

@@ -50,6 +50,8 @@ const SQUASHFS: &[&str] = &[
     "128K",
     "-all-root",
     "-no-xattrs",
+    "-root-mode",
+    "755",
     "-no-exports",
 ];
 
