@@ -1,0 +1,255 @@
+//! A running machine.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+
+use crate::process::{Output, Process};
+use crate::{Console, Error, Fds, Machine, Qmp, QmpError};
+
+/// The oldest QEMU whose `microvm` and `-netdev socket` behave as this crate needs.
+const OLDEST_QEMU: (u64, u64) = (7, 2);
+/// How long QEMU may take to greet on its monitor. It takes 50 ms on an idle machine.
+const GREETING_WAIT: Duration = Duration::from_secs(30);
+/// How long QEMU may take to end when it is asked to.
+const QUIT_WAIT: Duration = Duration::from_secs(2);
+/// Descriptor numbers in the child, behind the standard streams.
+const FDS: Fds = Fds {
+    qmp: 3,
+    agent: 4,
+    network: 5,
+};
+
+/// A running machine. Dropping it kills it.
+#[derive(Debug)]
+pub struct Vm {
+    process: Process,
+    output: Output,
+    qmp: Mutex<Qmp>,
+}
+
+/// Our ends of the machine's channels.
+#[derive(Debug)]
+pub struct Channels {
+    /// The byte stream to the agent's virtio-serial port. What is written before the guest opens the port waits.
+    pub agent: UnixStream,
+    /// Ethernet frames of the guest's interface, each behind its length as four big-endian bytes.
+    /// `None` when the machine has no interface.
+    pub network: Option<UnixStream>,
+}
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct End {
+    /// QEMU's exit status: success after a guest's own power-off or reset.
+    pub status: ExitStatus,
+}
+
+impl Vm {
+    /// Starts the machine and returns when QEMU runs it; the guest is still booting then.
+    ///
+    /// # Errors
+    /// [`Error::QemuMissing`], [`Error::QemuTooOld`], [`Error::QemuRefused`] with QEMU's own reason, or a resource
+    /// the host refused. No process is left.
+    pub async fn start(machine: &Machine) -> Result<(Self, Channels), Error> {
+        let (qmp, qmp_theirs) = pair()?;
+        let (agent, agent_theirs) = pair()?;
+        let mut fds = vec![(qmp_theirs, FDS.qmp), (agent_theirs, FDS.agent)];
+        let network = if machine.network.is_some() {
+            let (network, theirs) = pair()?;
+            fds.push((theirs, FDS.network));
+            Some(network)
+        } else {
+            None
+        };
+        let output = Output::default();
+        let process = Process::spawn(&machine.qemu, machine.arguments(&FDS), fds, &output).await?;
+        let greeting = tokio::time::timeout(GREETING_WAIT, Qmp::connect(qmp)).await;
+        let qmp = match greeting {
+            Ok(Ok(qmp)) => qmp,
+            Ok(Err(QmpError::Closed | QmpError::Io(_))) => {
+                process.wait().await;
+                return Err(explain_refusal(&machine.qemu, &output).await);
+            }
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_elapsed) => {
+                return Err(Error::QemuRefused {
+                    reason: format!(
+                        "its monitor did not answer within {} s",
+                        GREETING_WAIT.as_secs()
+                    ),
+                });
+            }
+        };
+        let (major, minor) = qmp.version();
+        if (major, minor) < OLDEST_QEMU {
+            return Err(Error::QemuTooOld {
+                found: format!("{major}.{minor}"),
+            });
+        }
+        let vm = Self {
+            process,
+            output,
+            qmp: Mutex::new(qmp),
+        };
+        Ok((vm, Channels { agent, network }))
+    }
+
+    /// QEMU's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// What the guest's console said.
+    pub fn console(&self) -> &Console {
+        &self.output.console
+    }
+
+    /// What QEMU itself had to say.
+    pub fn errors(&self) -> &Console {
+        &self.output.errors
+    }
+
+    /// Waits for the machine's end. May be called by several tasks, before and after it.
+    pub async fn wait(&self) -> End {
+        End {
+            status: self.process.wait().await,
+        }
+    }
+
+    /// Runs a monitor command without arguments, such as `stop`, `cont` or `query-status`.
+    ///
+    /// # Errors
+    /// QEMU's refusal, or that it has ended.
+    pub async fn monitor(&self, command: &str) -> Result<serde_json::Value, Error> {
+        Ok(self.qmp.lock().await.execute(command).await?)
+    }
+
+    /// Ends the machine by its monitor, and by force when that takes over two seconds. The guest is not asked.
+    pub async fn quit(&self) -> End {
+        let asked = async {
+            // The answer may be lost with the process; its end is what counts.
+            let _ = self.monitor("quit").await;
+            self.wait().await
+        };
+        if let Ok(end) = tokio::time::timeout(QUIT_WAIT, asked).await {
+            return end;
+        }
+        self.kill();
+        self.wait().await
+    }
+
+    /// Kills the machine at once.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+}
+
+/// Our end for tokio and the child's as it is: blocking, close-on-exec until it is mapped.
+fn pair() -> Result<(UnixStream, OwnedFd), Error> {
+    let made = || {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        io::Result::Ok((UnixStream::from_std(ours)?, OwnedFd::from(theirs)))
+    };
+    made().map_err(|source| Error::Host {
+        what: "a socket pair",
+        source,
+    })
+}
+
+/// QEMU ended before it greeted: is it too old for its arguments, or is something else wrong?
+async fn explain_refusal(qemu: &Path, output: &Output) -> Error {
+    if let Some((version, text)) = installed_version(qemu).await
+        && version < OLDEST_QEMU
+    {
+        return Error::QemuTooOld { found: text };
+    }
+    let reason = output.errors.tail(3);
+    Error::QemuRefused {
+        reason: if reason.is_empty() {
+            "it gave no reason".into()
+        } else {
+            reason
+        },
+    }
+}
+
+async fn installed_version(qemu: &Path) -> Option<((u64, u64), String)> {
+    let output = Output::default();
+    let process = Process::spawn(qemu, vec!["--version".into()], Vec::new(), &output)
+        .await
+        .ok()?;
+    process.wait().await;
+    parse_version(&output.console.tail(usize::MAX))
+}
+
+/// "QEMU emulator version 7.2.22 (Debian ...)".
+fn parse_version(text: &str) -> Option<((u64, u64), String)> {
+    let (_, rest) = text.split_once("version ")?;
+    let number = rest.split([' ', '\n']).next()?;
+    let mut parts = number.split('.');
+    let major = parts.next()?.parse().ok()?;
+    let minor = parts.next()?.parse().ok()?;
+    Some(((major, minor), number.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_qemus_own_line() {
+        for (text, expected) in [
+            (
+                "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright",
+                Some(((7, 2), "7.2.22")),
+            ),
+            ("QEMU emulator version 10.0.2", Some(((10, 0), "10.0.2"))),
+            ("QEMU emulator version", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|(version, text): (_, &str)| (version, text.to_owned()));
+            assert_eq!(parse_version(text), expected, "{text:?}");
+        }
+    }
+
+    /// A stand-in for QEMU, run with our arguments.
+    async fn start_with(script: &str) -> Result<(Vm, Channels), Error> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("a directory");
+        let qemu = dir.path().join("qemu");
+        std::fs::write(&qemu, format!("#!/bin/sh\n{script}\n")).expect("written");
+        std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        let mut machine = Machine::new("vmlinux", "initramfs", crate::Accelerator::Tcg);
+        machine.qemu = qemu;
+        Vm::start(&machine).await
+    }
+
+    #[tokio::test]
+    async fn a_qemu_that_will_not_start_is_explained() {
+        for (script, expected) in [
+            (
+                "echo 'qemu: could not load kernel' >&2; exit 1",
+                "QEMU refused to start the machine: qemu: could not load kernel",
+            ),
+            (
+                "exit 1",
+                "QEMU refused to start the machine: it gave no reason",
+            ),
+            (
+                "[ \"$1\" = --version ] && echo 'QEMU emulator version 5.2.0'; exit 1",
+                "QEMU 5.2.0 is too old: 7.2 or newer is needed; upgrade it or name another with --qemu",
+            ),
+        ] {
+            let error = start_with(script).await.expect_err("no machine");
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+}
