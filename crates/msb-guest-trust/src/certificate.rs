@@ -109,3 +109,68 @@ pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
         .map(|digit| char::from(DIGITS[usize::from(digit)]))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn der() -> Vec<u8> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::default()
+            .self_signed(&key)
+            .unwrap();
+        certificate.der().to_vec()
+    }
+
+    #[test]
+    fn pem_reads_back_in_any_company() {
+        let (one, two) = (der(), der());
+        let cas = [&one, &two].map(|der| CaCertificate::from_der(der).unwrap());
+        let text = format!(
+            "\u{feff}notes\n{}-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n{}",
+            cas[0].pem(),
+            cas[1].pem().replace('\n', "\r\n")
+        );
+        assert_eq!(CaCertificate::from_pem(text.as_bytes()).unwrap(), cas);
+        assert!(cas[0].pem().lines().all(|line| line.len() <= 64));
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_refused_with_a_reason() {
+        #[track_caller]
+        fn check(pem: &str, expected: &str) {
+            let error = CaCertificate::from_pem(pem.as_bytes())
+                .unwrap_err()
+                .to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let pem = CaCertificate::from_der(&der()).unwrap().pem();
+        check("", "no PEM certificate found in 0 bytes");
+        check(
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+            "no PEM certificate",
+        );
+        check(
+            &pem.replace("-----END", "*"),
+            "PEM certificate number 1 is damaged",
+        );
+        check(
+            &format!("{pem}{}", pem.replace("MII", "M!I")),
+            "PEM certificate number 2 is damaged",
+        );
+        check(
+            &super::pem(b"\x30\x03\x02\x01\x01", "\n"),
+            "not an X.509 certificate",
+        );
+    }
+
+    #[test]
+    fn every_cut_of_a_certificate_is_refused() {
+        let der = der();
+        for len in 0..der.len() {
+            assert_ne!(CaCertificate::from_der(&der[..len]).err(), None, "{len}");
+        }
+        let longer = [der.as_slice(), b"\0"].concat();
+        assert_ne!(CaCertificate::from_der(&longer).err(), None);
+    }
+}

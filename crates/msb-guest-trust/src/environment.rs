@@ -84,8 +84,7 @@ impl Trusted {
     /// `done[n]` says whether action `n` of the plan was done.
     pub(crate) fn after(plan: &Plan, done: &[bool]) -> Self {
         let met = |needs: &Needs| needs.iter().all(|index| done[*index]);
-        let requested = !plan.ca_files.is_empty() || plan.fallback.is_some();
-        if !requested {
+        if !plan.requested {
             return Self::default();
         }
         let bundles = || {
@@ -93,11 +92,12 @@ impl Trusted {
                 .iter()
                 .filter(|bundle| bundle.needs.as_ref().is_some_and(met))
         };
-        let first_name = bundles()
-            .find(|bundle| bundle.system)
-            .and_then(|bundle| bundle.names.first());
+        // The first of those that had roots, or else the first.
+        let best = bundles()
+            .filter(|bundle| bundle.system)
+            .min_by_key(|bundle| !bundle.has_roots);
         Self {
-            bundle: first_name.cloned(),
+            bundle: best.and_then(|bundle| bundle.names.first().cloned()),
             ca_file: plan
                 .ca_files
                 .iter()

@@ -48,6 +48,8 @@ pub enum Change {
 pub struct Plan {
     pub(crate) actions: Vec<Action>,
     pub(crate) failures: Vec<Failure>,
+    /// Whether any authority is to be trusted.
+    pub(crate) requested: bool,
     pub(crate) bundles: Vec<PlannedBundle>,
     pub(crate) hashed: Vec<PlannedHashed>,
     /// Files that hold all authorities, to be offered in the order of preference.
@@ -65,6 +67,8 @@ pub(crate) type Needs = Vec<usize>;
 pub(crate) struct PlannedBundle {
     pub(crate) names: Vec<String>,
     pub(crate) system: bool,
+    /// Whether it had any before.
+    pub(crate) has_roots: bool,
     /// `None` if it will lack an authority.
     pub(crate) needs: Option<Needs>,
 }
@@ -94,6 +98,7 @@ pub fn plan(facts: &Facts, request: &TrustRequest<'_>) -> Plan {
         plan: Plan {
             actions: Vec::new(),
             failures: facts.failures.clone(),
+            requested: !request.cas.is_empty(),
             bundles: Vec::new(),
             hashed: Vec::new(),
             ca_files: Vec::new(),
@@ -112,6 +117,9 @@ pub fn plan(facts: &Facts, request: &TrustRequest<'_>) -> Plan {
     planner.node_extra();
     planner.plan
 }
+
+/// What becomes of files in one directory, by name.
+type Changes = BTreeMap<String, Change>;
 
 struct Planner<'a> {
     facts: &'a Facts,
@@ -138,56 +146,55 @@ impl Planner<'_> {
     }
 
     fn bundles(&mut self) {
-        let facts = self.facts;
-        let is_full = |bundle: &&BundleFacts| {
-            block::has_certificates(&block::without_blocks(&bundle.content))
-        };
-        let has_roots = facts
+        let (facts, cas) = (self.facts, self.cas);
+        let has_roots =
+            |bundle: &BundleFacts| block::has_certificates(&block::without_blocks(&bundle.content));
+        let has_roots: Vec<_> = facts.bundles.iter().map(has_roots).collect();
+        let mut of_system = facts
             .bundles
             .iter()
-            .filter(|bundle| bundle.system)
-            .any(|bundle| is_full(&bundle));
-        let mozilla = if has_roots || self.cas.is_empty() {
+            .zip(&has_roots)
+            .filter(|(bundle, _)| bundle.system);
+        let mozilla = if cas.is_empty() || of_system.any(|(_, has_roots)| *has_roots) {
             Vec::new()
         } else {
             roots::mozilla()
         };
-        let cas = self.cas;
-        let trusted = || mozilla.iter().chain(cas);
 
-        let mut best = None;
-        for bundle in &facts.bundles {
-            let content: Arc<[u8]> = if bundle.system {
-                block::with_blocks(&bundle.content, trusted()).into()
-            } else {
-                block::with_blocks(&bundle.content, cas).into()
-            };
+        let mut best: Option<(bool, Arc<[u8]>)> = None;
+        for (bundle, has_roots) in facts.bundles.iter().zip(has_roots) {
+            let added = mozilla.iter().filter(|_| bundle.system).chain(cas);
+            let content: Arc<[u8]> = block::with_blocks(&bundle.content, added).into();
             if bundle.system
-                && (best.is_none() || (is_full(&bundle) && !matches!(best, Some((true, _)))))
+                && best
+                    .as_ref()
+                    .is_none_or(|(best_has_roots, _)| has_roots && !best_has_roots)
             {
-                best = Some((is_full(&bundle), Arc::clone(&content)));
+                best = Some((has_roots, Arc::clone(&content)));
             }
-            self.bundle(bundle, content);
+            self.bundle(bundle, has_roots, content);
         }
-        if self.cas.is_empty() {
+        if cas.is_empty() {
             return;
         }
-        if !facts.bundles.iter().any(|bundle| bundle.system) {
-            let content: Arc<[u8]> = block::with_blocks(b"", trusted()).into();
-            best = Some((false, Arc::clone(&content)));
+        let fallback = if let Some((_, content)) = best {
+            content
+        } else {
+            let content = block::with_blocks(b"", mozilla.iter().chain(cas)).into();
             self.new_bundles(&content);
-        }
-        if let (Ok(directory), Some((_, content))) = (&facts.runtime, best) {
+            content
+        };
+        if let Ok(directory) = &facts.runtime {
             let action = Action {
                 path: directory.join(RUNTIME_BUNDLE),
                 purpose: Purpose::Runtime,
-                change: Change::Write(content),
+                change: Change::Write(fallback),
             };
             self.plan.fallback = Some((format!("{RUNTIME_DIRECTORY}/{RUNTIME_BUNDLE}"), action));
         }
     }
 
-    fn bundle(&mut self, bundle: &BundleFacts, content: Arc<[u8]>) {
+    fn bundle(&mut self, bundle: &BundleFacts, has_roots: bool, content: Arc<[u8]>) {
         let needs = if *content == *bundle.content {
             Some(Needs::new())
         } else if let Some(problem) = &bundle.blocked {
@@ -203,6 +210,7 @@ impl Planner<'_> {
         self.plan.bundles.push(PlannedBundle {
             names: bundle.names.clone(),
             system: bundle.system,
+            has_roots,
             needs,
         });
     }
@@ -219,6 +227,7 @@ impl Planner<'_> {
                     self.plan.bundles.push(PlannedBundle {
                         names: vec![name.clone()],
                         system: true,
+                        has_roots: false,
                         needs: Some(vec![needs]),
                     });
                 }
@@ -228,78 +237,24 @@ impl Planner<'_> {
     }
 
     fn anchors(&mut self, directory: &DirectoryFacts) {
-        let Some(needs) = self.our_files(directory, "crt", Purpose::Anchor) else {
-            return;
-        };
+        let changes = self.file_changes(directory, "crt");
+        let needs = self.change(directory, Purpose::Anchor, changes);
         // A single file holds a single authority.
-        if let [ca] = self.cas {
+        if let (Some(needs), [ca]) = (needs, self.cas) {
             let name = format!("{}/{}", directory.name, file_name(ca, "crt"));
             self.plan.ca_files.push((name, needs));
         }
     }
 
     fn hashed(&mut self, directory: &DirectoryFacts) {
-        let Some(mut needs) = self.our_files(directory, "pem", Purpose::HashedDirectory) else {
-            return;
-        };
-        let wanted: BTreeSet<_> = self.cas.iter().map(|ca| file_name(ca, "pem")).collect();
-        let mut links: BTreeMap<&str, Option<String>> = BTreeMap::new();
-        for (name, target) in &directory.hashes {
-            let target = target
-                .as_deref()
-                .and_then(Path::file_name)
-                .map(|name| name.to_string_lossy());
-            let ours = target.filter(|target| target.starts_with(FILE_PREFIX));
-            match ours {
-                Some(target) if !wanted.contains(target.as_ref()) => {}
-                ours => {
-                    links.insert(name, ours.map(Into::into));
-                }
-            }
-        }
-
-        let mut added = BTreeMap::new();
-        let mut complete = true;
-        for ca in self.cas {
-            let file = file_name(ca, "pem");
-            let Some(hash) = ca.subject_hash() else {
-                self.fail(
-                    &directory.path.join(&file),
-                    Purpose::HashedDirectory,
-                    Problem::SubjectNotHashable,
-                );
-                complete = false;
-                continue;
-            };
-            // OpenSSL tries .0, .1, ... up to the first that is missing.
-            let slots = (0_u32..).map(|number| format!("{hash:08x}.{number}"));
-            let free = slots
-                .map(|slot| (links.get(slot.as_str()).cloned(), slot))
-                .find(|(taken, slot)| match taken {
-                    Some(ours) => ours.as_ref() == Some(&file),
-                    None => !added.contains_key(slot),
-                });
-            if let Some((None, slot)) = free {
-                added.insert(slot, file);
-            }
-        }
-        for name in directory.hashes.keys() {
-            if !links.contains_key(name.as_str()) && !added.contains_key(name) {
-                self.plan.act(
-                    directory.path.join(name),
-                    Purpose::HashedDirectory,
-                    Change::Remove,
-                );
-            }
-        }
-        for (slot, file) in added {
-            let path = directory.path.join(slot);
-            needs.push(
-                self.plan
-                    .act(path, Purpose::HashedDirectory, Change::Link(file.into())),
-            );
-        }
-        if complete && !self.cas.is_empty() {
+        let mut changes = self.file_changes(directory, "pem");
+        changes.extend(self.link_changes(directory));
+        let needs = self.change(directory, Purpose::HashedDirectory, changes);
+        let unhashable = self.cas.iter().find(|ca| ca.subject_hash().is_none());
+        if let Some(ca) = unhashable {
+            let path = directory.path.join(file_name(ca, "pem"));
+            self.fail(&path, Purpose::HashedDirectory, Problem::SubjectNotHashable);
+        } else if let Some(needs) = needs {
             self.plan.hashed.push(PlannedHashed {
                 name: directory.name.clone(),
                 needs,
@@ -307,42 +262,85 @@ impl Planner<'_> {
         }
     }
 
-    /// Writes one file per authority that lacks one and removes those of a former boot. `None` if it must not.
-    fn our_files(
-        &mut self,
-        directory: &DirectoryFacts,
-        extension: &str,
-        purpose: Purpose,
-    ) -> Option<Needs> {
-        let wanted: BTreeMap<_, _> = self
-            .cas
-            .iter()
-            .map(|ca| (file_name(ca, extension), block::file(ca)))
-            .collect();
-        let stale: Vec<_> = directory
+    /// One file per authority that lacks one, and none of a former boot.
+    fn file_changes(&self, directory: &DirectoryFacts, extension: &str) -> Changes {
+        let mut changes: Changes = directory
             .ours
             .keys()
-            .filter(|name| !wanted.contains_key(*name))
+            .map(|name| (name.clone(), Change::Remove))
             .collect();
-        let missing: Vec<_> = wanted
-            .into_iter()
-            .filter(|(name, content)| {
-                directory.ours.get(name).and_then(Option::as_ref) != Some(content)
-            })
-            .collect();
-        if let Some(problem) = &directory.blocked {
-            if !stale.is_empty() || !missing.is_empty() {
-                self.fail(&directory.path, purpose, problem.clone());
-                return None;
+        for ca in self.cas {
+            let (name, content) = (file_name(ca, extension), block::file(ca));
+            if directory.ours.get(&name) == Some(&Some(content.clone())) {
+                changes.remove(&name);
+            } else {
+                changes.insert(name, Change::Write(content.into()));
             }
-            return Some(Needs::new());
         }
-        for name in stale {
-            self.plan
-                .act(directory.path.join(name), purpose, Change::Remove);
+        changes
+    }
+
+    /// One link per authority that lacks one, named after its subject's hash, and none of a former boot.
+    fn link_changes(&self, directory: &DirectoryFacts) -> Changes {
+        let wanted: BTreeSet<_> = self.cas.iter().map(|ca| file_name(ca, "pem")).collect();
+        let mut changes = Changes::new();
+        // What each name leads to, unless it is of a former boot: the file of an authority, or something of the image.
+        let mut taken = BTreeMap::new();
+        for (name, target) in &directory.hashes {
+            let target = target
+                .as_deref()
+                .and_then(Path::file_name)
+                .map(|name| name.to_string_lossy());
+            if target
+                .as_deref()
+                .is_some_and(|target| target.starts_with(FILE_PREFIX) && !wanted.contains(target))
+            {
+                changes.insert(name.clone(), Change::Remove);
+            } else {
+                taken.insert(name.clone(), target.map(String::from));
+            }
         }
-        let write = |(name, content)| self.write(directory.path.join(name), purpose, content);
-        Some(missing.into_iter().map(write).collect())
+        for ca in self.cas {
+            let Some(hash) = ca.subject_hash() else {
+                continue;
+            };
+            let file = file_name(ca, "pem");
+            // OpenSSL tries .0, .1, ... up to the first that is missing.
+            for slot in (0_u32..).map(|number| format!("{hash:08x}.{number}")) {
+                match taken.get(&slot) {
+                    Some(target) if target.as_ref() == Some(&file) => break,
+                    Some(_) => {}
+                    None => {
+                        changes.insert(slot.clone(), Change::Link(PathBuf::from(&file)));
+                        taken.insert(slot, Some(file));
+                        break;
+                    }
+                }
+            }
+        }
+        changes
+    }
+
+    /// Plans all changes in a directory. `None` if it must not be changed but would have to be.
+    fn change(
+        &mut self,
+        directory: &DirectoryFacts,
+        purpose: Purpose,
+        changes: Changes,
+    ) -> Option<Needs> {
+        if let (Some(problem), false) = (&directory.blocked, changes.is_empty()) {
+            self.fail(&directory.path, purpose, problem.clone());
+            return None;
+        }
+        let mut needs = Needs::new();
+        for (name, change) in changes {
+            let removes = change == Change::Remove;
+            let index = self.plan.act(directory.path.join(name), purpose, change);
+            if !removes {
+                needs.push(index);
+            }
+        }
+        Some(needs)
     }
 
     fn node_extra(&mut self) {

@@ -1,0 +1,18 @@
+//! The whole way on fixture roots: what is read, planned and applied, seen from outside and by foreign tools.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the crate's ban on files is for its pure modules, these tests are about files"
+)]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
+
+mod distributions;
+mod environment;
+mod namespaces;
+mod odd_roots;
+mod subject_hash;
+mod support;
+mod tools;
