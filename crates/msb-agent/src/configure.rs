@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use msb_agent_proto::v1::ConfigureRequest;
+use msb_guest_trust::{
+    CaCertificate, Facts, TrustRequest, apply, environment as trust_environment, plan,
+};
 
 use crate::network;
 
@@ -13,7 +17,7 @@ pub(crate) type Environment = BTreeMap<String, String>;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Applies the request. What fails without ending the boot comes back as warnings.
-pub(crate) async fn apply(request: ConfigureRequest) -> (Environment, Vec<String>) {
+pub(crate) async fn configure(request: ConfigureRequest) -> (Environment, Vec<String>) {
     let mut warnings = network::configure(request.network.as_ref()).await;
     if let Err(error) = name_host(&request.hostname) {
         warnings.push(format!("host name {:?}: {error}", request.hostname));
@@ -36,8 +40,30 @@ fn name_host(name: &str) -> std::io::Result<()> {
 
 /// Adds the authorities to the guest's trust stores and to the environment of clients with their own.
 fn trust(cas: &[bytes::Bytes], environment: &mut Environment) -> Vec<String> {
-    let _ = (cas, environment);
-    Vec::new()
+    let mut warnings = Vec::new();
+    let mut certificates = Vec::new();
+    for pem in cas {
+        match CaCertificate::from_pem(pem) {
+            Ok(parsed) => certificates.extend(parsed),
+            Err(error) => warnings.push(format!("trust: {error}")),
+        }
+    }
+    if certificates.is_empty() {
+        return warnings;
+    }
+    let root = Path::new("/");
+    let existing = |name: &str| environment.get(name).cloned();
+    let facts = Facts::read_with(root, &existing);
+    let report = apply(root, &plan(&facts, &TrustRequest { cas: &certificates }));
+    warnings.extend(
+        report
+            .failed
+            .iter()
+            .map(|failure| format!("trust: {failure}")),
+    );
+    let variables = trust_environment(&report.trusted, &existing);
+    environment.extend(variables);
+    warnings
 }
 
 /// The image's own file, with what every Linux program expects to find in it.

@@ -80,7 +80,7 @@ impl Agent for Service {
                 "the guest is already configured",
             ));
         }
-        let (environment, warnings) = configure::apply(request.into_inner()).await;
+        let (environment, warnings) = configure::configure(request.into_inner()).await;
         let _ = self.environment.set(environment);
         Ok(Response::new(ConfigureResponse { warnings }))
     }
