@@ -1,1 +1,64 @@
 //! Secret placeholders: finding, replacing and refusing them.
+//!
+//! A guest holds a placeholder (`$MSB_API_KEY`) where a program expects a credential. On its way out, the placeholder is
+//! replaced by the real value in requests to the hosts the secret is allowed for; towards any other host it is a
+//! violation, in whatever form it is written. This crate does no I/O: bytes go in, bytes and verdicts come out.
+//!
+//! ```
+//! use msb_name::{Authority, HostName};
+//! use msb_policy::{Destination, InterceptedConnection, UpstreamTrust};
+//! use msb_secrets::{SecretBuilder, SecretSet};
+//!
+//! let secret = SecretBuilder::new().env("API_KEY").value("s3cr3t").allow_host("api.example.com").build()?;
+//! let secrets = SecretSet::new(vec![secret])?;
+//! assert_eq!(secrets.env().collect::<Vec<_>>(), [("API_KEY", "$MSB_API_KEY")]);
+//!
+//! // What a proxy knows once its upstream handshake is done.
+//! let connection_to = |name: &str| {
+//!     let name = HostName::parse(name).unwrap();
+//!     InterceptedConnection::new(name.clone(), Destination::DialledByName(name.clone()), UpstreamTrust::Verified(name.into()))
+//! };
+//!
+//! let mut request = secrets.request(&connection_to("api.example.com"), &Authority::parse("api.example.com")?);
+//! let value = request.header_value("authorization", b"Bearer $MSB_API_KEY")?.expect("the placeholder is replaced");
+//! assert_eq!(&value.into_bytes()[..], b"Bearer s3cr3t");
+//!
+//! let mut request = secrets.request(&connection_to("evil.example"), &Authority::parse("evil.example")?);
+//! let violation = request.header_value("x-note", b"JE1TQl9BUElfS0VZ").unwrap_err();
+//! assert_eq!(violation.to_string(), "placeholder of secret API_KEY in header x-note (base64): host evil.example is not allowed for this secret");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is found
+//! A placeholder matches as a whole token only (`$MSB_API` is not in `$MSB_API_KEY`), and the longest one wins. It is
+//! found raw, percent-encoded (once, twice, partly), with JSON escapes, and in base64 at any alignment, wherever the
+//! input is cut. Only raw placeholders in header values and inside Basic credentials are replaced.
+//!
+//! # Limits
+//! - Injection into queries and bodies is not there yet; [`SecretBuilder::build`] refuses to promise it.
+//! - Compressed bodies are searched as they are; base64 is not looked for across line breaks, nor inside another
+//!   encoding, nor for placeholders of fewer than 4 bytes.
+//! - A placeholder that itself contains `%` or `\` is found raw and fully escaped, but not in every mixture.
+
+#![forbid(unsafe_code)]
+
+mod builder;
+mod engine;
+mod env;
+mod error;
+mod hosts;
+mod judge;
+mod request;
+mod set;
+mod stream;
+mod value;
+mod violation;
+
+pub use builder::{MAX_PLACEHOLDER_LEN, Secret, SecretBuilder};
+pub use error::Error;
+pub use judge::{Note, NoteKind};
+pub use request::{RequestRewriter, Rewritten};
+pub use set::SecretSet;
+pub use stream::{Pieces, StreamRewriter};
+pub use value::SecretValue;
+pub use violation::{Form, Location, Violation, ViolationAction};

@@ -1,0 +1,302 @@
+//! Building one secret: the calls as documented for users, checked as a whole by `build`.
+
+use std::sync::Arc;
+
+use msb_policy::HostScope;
+use zeroize::Zeroizing;
+
+use crate::value::PendingValue;
+use crate::{Error, env, hosts};
+
+/// The longest placeholder in bytes. It bounds what a streaming search keeps back (9 times as much).
+pub const MAX_PLACEHOLDER_LEN: usize = 1024;
+
+/// Builds one [`Secret`]: a placeholder that the guest gets, and a real value for the allowed hosts.
+///
+/// Setters take the builder and return it; whatever is wrong is reported by [`build`](Self::build). Later calls of a
+/// setter replace earlier ones, except for the hosts, which add up. `Debug` does not show the value.
+#[derive(Debug)]
+pub struct SecretBuilder {
+    env: Option<String>,
+    value: PendingValue,
+    placeholder: Option<String>,
+    hosts: Vec<String>,
+    patterns: Vec<String>,
+    any_host: bool,
+    unverified: bool,
+    headers: bool,
+    basic_auth: bool,
+    query: bool,
+    body: bool,
+    require_tls_identity: bool,
+}
+
+impl Default for SecretBuilder {
+    fn default() -> Self {
+        Self {
+            env: None,
+            value: PendingValue::default(),
+            placeholder: None,
+            hosts: Vec::new(),
+            patterns: Vec::new(),
+            any_host: false,
+            unverified: false,
+            headers: true,
+            basic_auth: true,
+            query: false,
+            body: false,
+            require_tls_identity: true,
+        }
+    }
+}
+
+impl SecretBuilder {
+    /// A builder with the defaults: headers and Basic credentials on, query and body off, TLS identity required.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The environment variable that holds the placeholder inside the guest. Required.
+    #[must_use]
+    pub fn env(mut self, var: impl Into<String>) -> Self {
+        self.env = Some(var.into());
+        self
+    }
+
+    /// The real value, which replaces the placeholder in requests to allowed hosts and never enters the guest.
+    /// Required.
+    #[must_use]
+    pub fn value(mut self, value: impl Into<String>) -> Self {
+        self.value = PendingValue(Some(Zeroizing::new(value.into())));
+        self
+    }
+
+    /// Adds one host that may receive the value, such as `api.openai.com`.
+    #[must_use]
+    pub fn allow_host(mut self, host: impl Into<String>) -> Self {
+        self.hosts.push(host.into());
+        self
+    }
+
+    /// Adds every host below a domain, such as `*.googleapis.com`: any depth, not the domain itself.
+    ///
+    /// `*` alone and a public suffix such as `*.com` are refused.
+    #[must_use]
+    pub fn allow_host_pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.patterns.push(pattern.into());
+        self
+    }
+
+    /// Allows every host: any server the guest connects to can then obtain the value. `false` has no effect.
+    #[must_use]
+    pub fn allow_any_host_dangerous(mut self, i_understand_the_risk: bool) -> Self {
+        self.any_host |= i_understand_the_risk;
+        self
+    }
+
+    /// Allows hosts for which certificate verification is switched off: whoever answers in their place can then obtain
+    /// the value. `false` has no effect.
+    #[must_use]
+    pub fn allow_unverified_upstream_dangerous(mut self, i_understand_the_risk: bool) -> Self {
+        self.unverified |= i_understand_the_risk;
+        self
+    }
+
+    /// Whether the placeholder is replaced in any header value and trailer. Default: true.
+    #[must_use]
+    pub fn inject_headers(mut self, enabled: bool) -> Self {
+        self.headers = enabled;
+        self
+    }
+
+    /// Whether the placeholder is replaced in `Authorization` and `Proxy-Authorization`, inside base64 `Basic`
+    /// credentials too, when `inject_headers` is off. Default: true; no additional effect when headers are on.
+    #[must_use]
+    pub fn inject_basic_auth(mut self, enabled: bool) -> Self {
+        self.basic_auth = enabled;
+        self
+    }
+
+    /// Whether the placeholder is replaced in the query of the URL. Default: false. Not supported yet.
+    #[must_use]
+    pub fn inject_query(mut self, enabled: bool) -> Self {
+        self.query = enabled;
+        self
+    }
+
+    /// Whether the placeholder is replaced in the request's body. Default: false. Not supported yet.
+    #[must_use]
+    pub fn inject_body(mut self, enabled: bool) -> Self {
+        self.body = enabled;
+        self
+    }
+
+    /// A placeholder of one's own, for a specific format or length. Default: `$MSB_` and the variable's name.
+    ///
+    /// 1 to [`MAX_PLACEHOLDER_LEN`] bytes, no line break, no NUL.
+    #[must_use]
+    pub fn placeholder(mut self, placeholder: impl Into<String>) -> Self {
+        self.placeholder = Some(placeholder.into());
+        self
+    }
+
+    /// Whether the value is only injected on intercepted TLS whose server was verified. Default: true. Switching it
+    /// off is not supported yet.
+    #[must_use]
+    pub fn require_tls_identity(mut self, enabled: bool) -> Self {
+        self.require_tls_identity = enabled;
+        self
+    }
+
+    /// Checks everything and makes the secret.
+    ///
+    /// # Errors
+    /// The first thing that is missing, malformed, dangerous or not supported yet. Errors name the secret by its
+    /// variable and never contain the value.
+    pub fn build(self) -> Result<Secret, Error> {
+        let env = self.env.clone().ok_or(Error::MissingEnv)?;
+        env::check(&env)?;
+        self.check_scopes(&env)?;
+        let scope = self.scope(&env)?;
+        let placeholder = self.placeholder.unwrap_or_else(|| format!("$MSB_{env}"));
+        check_placeholder(&env, &placeholder)?;
+        let value = self.value.0.filter(|value| !value.is_empty());
+        let value = value.ok_or_else(|| Error::MissingValue { env: env.clone() })?;
+        check_header_value(&env, &value)?;
+        Ok(Secret {
+            env: env.into(),
+            placeholder: placeholder.into(),
+            scope,
+            headers: self.headers,
+            basic_auth: self.basic_auth,
+            value,
+        })
+    }
+
+    fn check_scopes(&self, env: &str) -> Result<(), Error> {
+        let unsupported = [
+            (self.query, "inject_query(true)"),
+            (self.body, "inject_body(true)"),
+            (!self.require_tls_identity, "require_tls_identity(false)"),
+        ];
+        if let Some((_, method)) = unsupported.into_iter().find(|(wanted, _)| *wanted) {
+            return Err(Error::NotSupportedYet {
+                env: env.to_owned(),
+                method,
+            });
+        }
+        if !self.headers && !self.basic_auth {
+            return Err(Error::NothingInjected {
+                env: env.to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn scope(&self, env: &str) -> Result<HostScope, Error> {
+        let hosts = self.hosts.iter().map(|host| hosts::exact(env, host));
+        let patterns = self
+            .patterns
+            .iter()
+            .map(|pattern| hosts::pattern(env, pattern));
+        let patterns = hosts.chain(patterns).collect::<Result<Vec<_>, _>>()?;
+        if patterns.is_empty() && !self.any_host {
+            return Err(Error::MissingHost {
+                env: env.to_owned(),
+            });
+        }
+        Ok(HostScope::new(patterns)
+            .dangerous_any_host(self.any_host)
+            .dangerous_allow_unverified(self.unverified))
+    }
+}
+
+fn check_placeholder(env: &str, placeholder: &str) -> Result<(), Error> {
+    let problem = if placeholder.is_empty() {
+        "is empty"
+    } else if placeholder.len() > MAX_PLACEHOLDER_LEN {
+        "is longer than 1024 bytes"
+    } else if placeholder.contains(['\r', '\n']) {
+        "contains a line break"
+    } else if placeholder.contains('\0') {
+        "contains NUL, which no environment variable can hold"
+    } else {
+        return Ok(());
+    };
+    Err(Error::BadPlaceholder {
+        env: env.to_owned(),
+        problem,
+    })
+}
+
+/// RFC 9110, section 5.5: a field value holds visible characters, spaces, tabs and bytes from 0x80.
+fn check_header_value(env: &str, value: &str) -> Result<(), Error> {
+    let what = if value.contains(['\r', '\n']) {
+        "a line break"
+    } else if value.contains('\0') {
+        "NUL"
+    } else if value.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
+        "a control character"
+    } else {
+        return Ok(());
+    };
+    Err(Error::BadValue {
+        env: env.to_owned(),
+        what,
+    })
+}
+
+/// A checked secret, to be put into a [`SecretSet`](crate::SecretSet). `Debug` does not show the value.
+pub struct Secret {
+    pub(crate) env: Arc<str>,
+    pub(crate) placeholder: Arc<str>,
+    pub(crate) scope: HostScope,
+    pub(crate) headers: bool,
+    pub(crate) basic_auth: bool,
+    pub(crate) value: Zeroizing<String>,
+}
+
+impl Secret {
+    /// The environment variable in the guest.
+    #[must_use]
+    pub fn env(&self) -> &str {
+        &self.env
+    }
+
+    /// What the variable holds there.
+    #[must_use]
+    pub fn placeholder(&self) -> &str {
+        &self.placeholder
+    }
+
+    /// The hosts that may receive the value.
+    #[must_use]
+    pub fn scope(&self) -> &HostScope {
+        &self.scope
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            env,
+            placeholder,
+            scope,
+            headers,
+            basic_auth,
+            value: _,
+        } = self;
+        f.debug_struct("Secret")
+            .field("env", env)
+            .field("placeholder", placeholder)
+            .field("scope", scope)
+            .field("headers", headers)
+            .field("basic_auth", basic_auth)
+            .field("value", &format_args!("[redacted]"))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! Short literals that every form of every needle begins with, searched with vector instructions.
+
+use std::collections::BTreeSet;
+
+use aho_corasick::packed::{self, Searcher};
+use aho_corasick::{AhoCorasick, Input};
+
+use super::base64::{Aligned, characters};
+
+/// The longest literal: `\u0024`.
+pub(crate) const LONGEST_LITERAL: usize = 6;
+
+/// Above this the packed searcher's buckets fill up and verification eats its gain.
+const MOST_PACKED: usize = 64;
+
+/// Needles given a packed searcher search several GiB/s; else an automaton does about one.
+#[derive(Debug)]
+pub(crate) enum Prefilter {
+    Nothing,
+    Packed(Searcher),
+    Automaton(AhoCorasick),
+}
+
+impl Prefilter {
+    /// A filter for needles and their base64 forms.
+    pub(crate) fn new<'a>(
+        needles: impl Iterator<Item = &'a [u8]>,
+        aligned: impl Iterator<Item = &'a Aligned>,
+    ) -> Self {
+        let mut literals = BTreeSet::new();
+        for needle in needles {
+            add_escaped(needle, &mut literals);
+        }
+        for aligned in aligned {
+            add_base64(aligned, &mut literals);
+        }
+        drop_covered(&mut literals);
+        if literals.is_empty() {
+            return Self::Nothing;
+        }
+        if literals.len() <= MOST_PACKED
+            && let Some(searcher) = packed::Config::new().builder().extend(&literals).build()
+        {
+            return Self::Packed(searcher);
+        }
+        AhoCorasick::new(&literals).map_or(Self::Nothing, Self::Automaton)
+    }
+
+    /// The first position from `from` on where a literal stands.
+    pub(crate) fn find(&self, data: &[u8], from: usize) -> Option<usize> {
+        match self {
+            Self::Nothing => None,
+            Self::Packed(searcher) => searcher
+                .find_in(data, (from..data.len()).into())
+                .map(|found| found.start()),
+            Self::Automaton(automaton) => automaton
+                .find(Input::new(data).range(from..))
+                .map(|found| found.start()),
+        }
+    }
+}
+
+/// Prefixes of the ways to write a needle with `escape`: as long as its first three bytes are literal those, else up to
+/// where the escape shows.
+fn add_escaped(needle: &[u8], literals: &mut BTreeSet<Vec<u8>>) {
+    let mut prefix = Vec::new();
+    for (i, byte) in needle.iter().take(3).enumerate() {
+        let mut add = |escape: &[u8]| {
+            literals.insert([prefix.as_slice(), escape].concat());
+        };
+        if i == 2 {
+            // Two literal bytes before it are selective enough.
+            add(b"%");
+            add(b"\\");
+        } else {
+            add(b"%25");
+            add(b"%%");
+            for (high, low) in hex_spellings(*byte) {
+                add(&[b'%', high, low]);
+                add(&[b'%', high, b'%']);
+                add(&[b'\\', b'u', b'0', b'0', high, low]);
+            }
+            if matches!(byte, b'"' | b'\\' | b'/') {
+                add(&[b'\\', *byte]);
+            }
+        }
+        if *byte == b' ' {
+            add(b"+");
+        }
+        prefix.push(*byte);
+    }
+    literals.insert(prefix);
+}
+
+fn hex_spellings(byte: u8) -> impl Iterator<Item = (u8, u8)> {
+    let spellings = |nibble: u8| {
+        let digit = b"0123456789abcdef"[usize::from(nibble)];
+        [digit, digit.to_ascii_uppercase()]
+    };
+    spellings(byte >> 4)
+        .into_iter()
+        .flat_map(move |high| spellings(byte & 15).map(|low| (high, low)))
+}
+
+/// The first four characters in each alphabet.
+fn add_base64(aligned: &Aligned, literals: &mut BTreeSet<Vec<u8>>) {
+    let mut prefixes = vec![Vec::new()];
+    for sextet in aligned.sextets.iter().take(4) {
+        prefixes = prefixes
+            .iter()
+            .flat_map(|prefix| {
+                characters(*sextet)
+                    .iter()
+                    .map(move |c| [prefix.as_slice(), &[*c]].concat())
+            })
+            .collect();
+    }
+    literals.extend(prefixes);
+}
+
+/// A literal that begins with another is found by that one.
+fn drop_covered(literals: &mut BTreeSet<Vec<u8>>) {
+    let all = literals.clone();
+    literals.retain(|literal| !(1..literal.len()).any(|len| all.contains(&literal[..len])));
+}

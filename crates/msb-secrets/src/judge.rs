@@ -1,0 +1,172 @@
+//! What a placeholder in some place comes to: written, left alone, or refused.
+
+use std::fmt;
+use std::sync::Arc;
+
+use msb_name::Authority;
+use msb_policy::{InjectGrant, InterceptedConnection, Refusal, grant_injection};
+
+use crate::engine::Found;
+use crate::set::{Entry, Inner};
+use crate::{Form, Location, Violation};
+
+/// Notes kept by one rewriter; a guest can make no more, however many headers it sends.
+const MOST_NOTES: usize = 64;
+
+/// Something worth an event that was no violation. Equal notes of one rewriter are given once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    kind: NoteKind,
+    env: Arc<str>,
+    location: Location,
+    form: Form,
+}
+
+/// What a [`Note`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NoteKind {
+    /// The placeholder was replaced by the value.
+    Substituted,
+    /// The host may receive the value, but the secret is not injected in this place or form; the placeholder was sent.
+    LeftAlone,
+}
+
+impl Note {
+    /// What happened.
+    #[must_use]
+    pub fn kind(&self) -> NoteKind {
+        self.kind
+    }
+
+    /// The environment variable of the secret.
+    #[must_use]
+    pub fn env(&self) -> &str {
+        &self.env
+    }
+
+    /// Where the placeholder stood.
+    #[must_use]
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// How it was written.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.form
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            env,
+            location,
+            form,
+        } = self;
+        match kind {
+            NoteKind::Substituted => write!(f, "secret {env} written to {location} ({form})"),
+            NoteKind::LeftAlone => write!(
+                f,
+                "placeholder of secret {env} left in {location} ({form}): the secret is not injected there"
+            ),
+        }
+    }
+}
+
+/// What is known about where the bytes go.
+#[derive(Clone, Debug)]
+pub(crate) enum Gate {
+    /// A request on an intercepted connection.
+    Request(Arc<(InterceptedConnection, Authority)>),
+    /// Nothing.
+    Plain,
+}
+
+impl Gate {
+    pub(crate) fn request(connection: &InterceptedConnection, authority: &Authority) -> Self {
+        Self::Request(Arc::new((connection.clone(), authority.clone())))
+    }
+}
+
+/// Decides about matches and keeps the notes.
+pub(crate) struct Judge {
+    pub(crate) set: Arc<Inner>,
+    gate: Gate,
+    notes: Vec<Note>,
+}
+
+impl Judge {
+    pub(crate) fn new(set: Arc<Inner>, gate: Gate) -> Self {
+        Self {
+            set,
+            gate,
+            notes: Vec::new(),
+        }
+    }
+
+    /// The same place in the world, without the notes.
+    pub(crate) fn another(&self) -> Self {
+        Self::new(Arc::clone(&self.set), self.gate.clone())
+    }
+
+    /// A grant if the value is to be written, `None` if the placeholder stays.
+    ///
+    /// `form` is how the placeholder was written, as reports show it; `injects` tells whether the secret is injected at
+    /// this place in this form.
+    pub(crate) fn judge(
+        &mut self,
+        found: &Found,
+        form: Form,
+        location: &Location,
+        injects: impl FnOnce(&Entry) -> bool,
+    ) -> Result<Option<InjectGrant>, Violation> {
+        let set = Arc::clone(&self.set);
+        let secret = &set.secrets[found.needle];
+        let answer = match &self.gate {
+            Gate::Request(request) => {
+                grant_injection(secret.id, &secret.scope, &request.0, &request.1)
+            }
+            Gate::Plain => Err(Refusal::NotIntercepted),
+        };
+        let grant = answer.map_err(|refusal| Violation {
+            env: Arc::clone(&secret.env),
+            location: location.clone(),
+            form,
+            refusal,
+        })?;
+        let injected = injects(secret);
+        self.note(Note {
+            kind: if injected {
+                NoteKind::Substituted
+            } else {
+                NoteKind::LeftAlone
+            },
+            env: Arc::clone(&secret.env),
+            location: location.clone(),
+            form,
+        });
+        Ok(injected.then_some(grant))
+    }
+
+    pub(crate) fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+
+    fn note(&mut self, note: Note) {
+        if self.notes.len() < MOST_NOTES && !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+}
+
+impl fmt::Debug for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Judge")
+            .field("gate", &self.gate)
+            .field("notes", &self.notes)
+            .finish_non_exhaustive()
+    }
+}

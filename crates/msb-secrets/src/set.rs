@@ -1,0 +1,176 @@
+//! All secrets of a sandbox as one immutable snapshot.
+
+use std::fmt;
+use std::sync::Arc;
+
+use msb_name::Authority;
+use msb_policy::{HostScope, InjectGrant, InterceptedConnection, SecretId};
+
+use crate::engine::Engine;
+use crate::judge::{Gate, Judge};
+use crate::{Error, Location, RequestRewriter, Secret, SecretValue, StreamRewriter};
+
+/// All secrets of a sandbox. Immutable; cloning copies a pointer, and what was made from a set keeps using it.
+#[derive(Clone)]
+pub struct SecretSet(Arc<Inner>);
+
+pub(crate) struct Inner {
+    /// A secret's [`SecretId`] is its index here, and its needle's in `engine`.
+    pub(crate) secrets: Vec<Entry>,
+    pub(crate) engine: Engine,
+}
+
+pub(crate) struct Entry {
+    pub(crate) id: SecretId,
+    pub(crate) env: Arc<str>,
+    pub(crate) placeholder: Arc<str>,
+    pub(crate) scope: HostScope,
+    pub(crate) headers: bool,
+    pub(crate) basic_auth: bool,
+    pub(crate) value: SecretValue,
+}
+
+impl Default for SecretSet {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            secrets: Vec::new(),
+            engine: Engine::new([]),
+        }))
+    }
+}
+
+impl SecretSet {
+    /// A set of secrets.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateEnv`], [`Error::DuplicatePlaceholder`], [`Error::PlaceholderHoldsValue`].
+    pub fn new(secrets: Vec<Secret>) -> Result<Self, Error> {
+        check_together(&secrets)?;
+        let engine = Engine::new(secrets.iter().map(|secret| secret.placeholder.as_bytes()));
+        let count = secrets.len();
+        let numbered = secrets.into_iter().zip(0u32..).map(|(secret, number)| {
+            let id = SecretId::new(number);
+            let Secret {
+                env,
+                placeholder,
+                scope,
+                headers,
+                basic_auth,
+                value,
+            } = secret;
+            Entry {
+                id,
+                env,
+                placeholder,
+                scope,
+                headers,
+                basic_auth,
+                value: SecretValue::new(id, value),
+            }
+        });
+        let secrets: Vec<_> = numbered.collect();
+        if secrets.len() < count {
+            return Err(Error::TooMany { count });
+        }
+        Ok(Self(Arc::new(Inner { secrets, engine })))
+    }
+
+    /// Whether there is no secret, so that nothing is searched.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.secrets.is_empty()
+    }
+
+    /// The guest's environment: variable and placeholder of each secret.
+    pub fn env(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .secrets
+            .iter()
+            .map(|secret| (&*secret.env, &*secret.placeholder))
+    }
+
+    /// The id and the hosts of the secret for `env`.
+    #[must_use]
+    pub fn scope(&self, env: &str) -> Option<(SecretId, &HostScope)> {
+        let secret = self.0.secrets.iter().find(|secret| &*secret.env == env)?;
+        Some((secret.id, &secret.scope))
+    }
+
+    /// The value of the secret with this id, for who holds a grant.
+    #[must_use]
+    pub fn value(&self, id: SecretId) -> Option<&SecretValue> {
+        self.0
+            .secrets
+            .get(usize::try_from(id.number()).ok()?)
+            .map(|secret| &secret.value)
+    }
+
+    /// What rewrites one request on an intercepted connection. `authority` is the one of this very request.
+    #[must_use]
+    pub fn request(
+        &self,
+        connection: &InterceptedConnection,
+        authority: &Authority,
+    ) -> RequestRewriter {
+        RequestRewriter::new(Judge::new(
+            Arc::clone(&self.0),
+            Gate::request(connection, authority),
+        ))
+    }
+
+    /// What searches one direction of a connection that is not intercepted: every placeholder is a violation.
+    #[must_use]
+    pub fn plain(&self) -> StreamRewriter {
+        StreamRewriter::new(
+            Judge::new(Arc::clone(&self.0), Gate::Plain),
+            Location::Plain,
+        )
+    }
+}
+
+impl Inner {
+    /// The value that a grant of this set's own judge is for.
+    pub(crate) fn value(&self, grant: &InjectGrant) -> &[u8] {
+        let secret = usize::try_from(grant.secret().number())
+            .ok()
+            .and_then(|index| self.secrets.get(index));
+        let value = secret.and_then(|secret| secret.value.expose(grant));
+        value.expect("a secret's id is its index in the set that granted")
+    }
+}
+
+/// What one secret cannot know of the others.
+fn check_together(secrets: &[Secret]) -> Result<(), Error> {
+    for (i, secret) in secrets.iter().enumerate() {
+        for other in &secrets[..i] {
+            if secret.env == other.env {
+                return Err(Error::DuplicateEnv {
+                    env: secret.env.to_string(),
+                });
+            }
+            if secret.placeholder == other.placeholder {
+                return Err(Error::DuplicatePlaceholder {
+                    first: other.env.to_string(),
+                    second: secret.env.to_string(),
+                });
+            }
+        }
+        if let Some(other) = secrets
+            .iter()
+            .find(|other| secret.placeholder.contains(other.value.as_str()))
+        {
+            let (placeholder_of, value_of) = (secret.env.to_string(), other.env.to_string());
+            return Err(Error::PlaceholderHoldsValue {
+                placeholder_of,
+                value_of,
+            });
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Debug for SecretSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.env()).finish()
+    }
+}
