@@ -1,4 +1,39 @@
-//! Stub.
-pub(crate) fn run(_: &str, _: &[&str]) -> anyhow::Result<()> {
-    Ok(())
+//! `cargo xtask bench NAME`: a criterion benchmark or a benchmark program of `msb-benches`.
+
+use anyhow::{Result, bail};
+
+use crate::image::{self, Rebuild};
+use crate::{metadata, process, setup};
+
+const PACKAGE: &str = "msb-benches";
+
+/// Runs the benchmark called `name` with `args`, after setting up what guests need.
+pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
+    let packages = metadata::packages()?;
+    let targets: Vec<_> = packages
+        .iter()
+        .filter(|package| package.name == PACKAGE)
+        .flat_map(|package| &package.targets)
+        .filter(|target| matches!(target.kind.as_str(), "bench" | "bin"))
+        .collect();
+    let Some(target) = targets.iter().find(|target| target.name == name) else {
+        let known: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
+        bail!("no benchmark `{name}`: known are {}", known.join(", "));
+    };
+    setup::run()?;
+    image::run(Rebuild::WhatChanged)?;
+    let mut cargo = process::cargo();
+    match target.kind.as_str() {
+        "bench" => cargo.args(["bench", "--package", PACKAGE, "--bench", name]),
+        _ => cargo.args([
+            "run",
+            "--quiet",
+            "--release",
+            "--package",
+            PACKAGE,
+            "--bin",
+            name,
+        ]),
+    };
+    process::show(cargo.arg("--").args(args))
 }

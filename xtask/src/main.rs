@@ -5,10 +5,10 @@ mod bench;
 mod demo;
 mod elf;
 mod image;
+mod metadata;
 mod process;
 mod setup;
 mod test;
-#[cfg(test)]
 mod tidy;
 
 use std::process::ExitCode;
@@ -18,9 +18,10 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 Usage: cargo xtask TASK
 
-  setup [--yes]      install missing tools through apt (asks; --yes does not)
+  setup              install missing tools through apt, as root or through sudo
   image [--force]    fetch or build guest kernel, initramfs and the root disk `base`
   test [--no-setup]  setup, image, then format, lints, docs and every test
+  tidy               check layers, lints, file heads and licences of the workspace
   demo               setup, image, then show a sandbox at work
   bench NAME [ARG..] setup, image, then run a benchmark
 
@@ -40,12 +41,12 @@ fn main() -> ExitCode {
 
 fn run(args: &[&str]) -> Result<()> {
     match args {
-        ["setup"] => setup::run(setup::Consent::Ask),
-        ["setup", "--yes"] => setup::run(setup::Consent::Given),
+        ["setup"] => setup::run(),
         ["image"] => image::run(image::Rebuild::WhatChanged),
         ["image", "--force"] => image::run(image::Rebuild::Everything),
         ["test"] => test::run(test::Prepare::Everything),
         ["test", "--no-setup"] => test::run(test::Prepare::Nothing),
+        ["tidy"] => tidy::run(),
         ["demo"] => demo::run(),
         ["bench", name, rest @ ..] => bench::run(name, rest),
         [] | ["help" | "-h" | "--help"] => {

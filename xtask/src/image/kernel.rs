@@ -141,9 +141,8 @@ fn lz4_legacy(mut blocks: &[u8]) -> Result<Vec<u8>> {
         out.extend_from_slice(&lz4_flex::block::decompress(block, BLOCK_BYTES)?);
         blocks = &blocks[4 + len..];
     }
-    let expected = elf::index(blocks, 0, 4);
     ensure!(
-        expected.is_none_or(|len| len == out.len()),
+        elf::index(blocks, 0, 4) == Some(out.len()),
         "the LZ4 payload has another length than stated"
     );
     Ok(out)
@@ -177,12 +176,9 @@ mod tests {
     fn cut_or_foreign_payloads_are_errors() {
         let payload = lz4(b"kernel");
         for len in 0..payload.len() {
-            assert!(
-                decompress(&payload[..len]).is_err() || len + 4 == payload.len(),
-                "{len}"
-            );
+            decompress(&payload[..len]).unwrap_err();
         }
-        assert!(decompress(b"\xfd7zXZ\0").is_err());
+        decompress(b"\xfd7zXZ\0").unwrap_err();
     }
 
     #[test]
