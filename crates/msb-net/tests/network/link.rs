@@ -1,0 +1,109 @@
+//! ARP, neighbour discovery, ping and refused datagrams.
+
+use msb_net::Event;
+
+use crate::guest::soon;
+use crate::rig::{GATEWAY_V4, GATEWAY_V6, Rig, gateway, ip};
+
+/// The guest resolves the gateway's hardware address (ARP, NDP) before its first packet.
+#[tokio::test]
+async fn the_gateway_answers_ping_in_both_families() {
+    let rig = Rig::new("none");
+    for gateway in [GATEWAY_V4, GATEWAY_V6] {
+        for len in [0, 56, 1_500, 60_000] {
+            let data = vec![9; len];
+            assert!(
+                rig.guest.ping(ip(gateway), &data).await == data,
+                "{gateway} {len}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn neighbours_other_than_the_gateway_do_not_exist() {
+    let rig = Rig::new("none");
+    rig.guest.ping(ip(GATEWAY_V4), b"warm").await;
+    let mut frames = rig.guest.tap();
+    let mut request = vec![0xff; 6];
+    request.extend([
+        2, 0x6d, 0x73, 0x62, 0, 2, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0x6d, 0x73, 0x62, 0, 2, 192, 0,
+        0, 2,
+    ]);
+    request.extend([0, 0, 0, 0, 0, 0, 192, 0, 0, 3]);
+    rig.guest.send_frame(request.clone());
+    // Answers come in order: had the first request been answered, this one's would be second.
+    *request.last_mut().unwrap() = 1;
+    rig.guest.send_frame(request);
+    let answer = soon(frames.recv()).await.unwrap();
+    assert_eq!(&answer[20..22], [0, 2], "an ARP reply");
+    assert_eq!(&answer[28..32], [192, 0, 0, 1]);
+}
+
+#[tokio::test]
+async fn a_datagram_to_another_port_is_refused_by_icmp() {
+    let rig = Rig::new("public,host");
+    rig.guest.ping(ip(GATEWAY_V4), b"warm").await;
+    let mut frames = rig.guest.tap();
+    for destination in [
+        gateway(443),
+        "8.8.8.8:443".parse().unwrap(),
+        "192.0.0.1:5353".parse().unwrap(),
+    ] {
+        let asking = rig.guest.ask(destination, b"quic?");
+        let frame = tokio::select! {
+            frame = frames.recv() => frame.unwrap(),
+            _ = asking => panic!("{destination} answered"),
+        };
+        assert_eq!(
+            (frame[23], frame[34], frame[35]),
+            (1, 3, 3),
+            "ICMP port unreachable"
+        );
+        assert_eq!(
+            &frame[34 + 8 + 16..34 + 8 + 20],
+            ip_octets(destination),
+            "quotes the refused packet"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_echo_request_to_another_host_is_prohibited_by_icmp() {
+    let rig = Rig::new("all");
+    rig.guest.ping(ip(GATEWAY_V4), b"warm").await;
+    let mut frames = rig.guest.tap();
+    tokio::select! {
+        frame = frames.recv() => {
+            let frame = frame.unwrap();
+            assert_eq!((frame[23], frame[34], frame[35]), (1, 3, 13), "ICMP communication prohibited");
+        }
+        _ = rig.guest.ping(ip("8.8.8.8"), b"") => panic!("answered"),
+    }
+}
+
+#[tokio::test]
+async fn an_ended_link_is_reported() {
+    let (guest, link) = tokio::net::UnixStream::pair().unwrap();
+    let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+    let mut config = msb_net::Config::new(std::sync::Arc::default());
+    config.nameservers = Some(Vec::new());
+    config.events = std::sync::Arc::new(move |event| {
+        let _ = sender.send(event);
+    });
+    let (mut network, _flows) = msb_net::start(link, config);
+    drop(guest);
+    soon(network.closed()).await;
+    assert!(matches!(
+        events.recv().await,
+        Some(Event::LinkClosed { .. })
+    ));
+    soon(network.closed()).await;
+}
+
+fn ip_octets(address: std::net::SocketAddr) -> [u8; 4] {
+    match address.ip() {
+        std::net::IpAddr::V4(address) => address.octets(),
+        std::net::IpAddr::V6(_) => unreachable!("IPv4 only"),
+    }
+}

@@ -1,0 +1,14 @@
+//! The network from a guest's point of view: a guest made of smoltcp on one end of the link, real
+//! sockets of the host on the other.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "the setting that allows it in tests does not reach helper functions"
+)]
+
+mod dns;
+mod guest;
+mod link;
+mod rig;
+mod robust;
+mod tcp;

@@ -1,0 +1,172 @@
+//! Nothing a guest puts on the link stops its other connections.
+
+use proptest::prelude::*;
+
+use crate::guest::soon;
+use crate::rig::{GATEWAY_V4, Rig, echo_service, gateway, ip};
+
+const HEADER: [u8; 12] = [2, 0x6d, 0x73, 0x62, 0, 1, 2, 0x6d, 0x73, 0x62, 0, 2];
+
+/// Frames that get past the first checks more often than random ones.
+fn frames() -> impl Strategy<Value = Vec<u8>> {
+    let ethertype = prop_oneof![
+        Just([8_u8, 0]),
+        Just([8, 6]),
+        Just([0x86, 0xdd]),
+        any::<[u8; 2]>()
+    ];
+    let body = prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..100),
+        (ipv4_header(), proptest::collection::vec(any::<u8>(), 0..80)).prop_map(
+            |(mut header, body)| {
+                let len = u16::try_from(20 + body.len()).unwrap();
+                header[2..4].copy_from_slice(&len.to_be_bytes());
+                let sum = checksum(&header);
+                header[10..12].copy_from_slice(&sum.to_be_bytes());
+                [header, body].concat()
+            }
+        ),
+    ];
+    (ethertype, body).prop_map(|(ethertype, body)| [&HEADER[..], &ethertype, &body].concat())
+}
+
+fn ipv4_header() -> impl Strategy<Value = Vec<u8>> {
+    let protocol = prop_oneof![Just(6_u8), Just(17), Just(1), any::<u8>()];
+    (protocol, any::<u16>()).prop_map(|(protocol, fragment)| {
+        let mut header = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0];
+        if fragment < 1000 {
+            header[6..8].copy_from_slice(&fragment.to_be_bytes());
+        }
+        header.extend([192, 0, 0, 2, 192, 0, 0, 1]);
+        header
+    })
+}
+
+fn checksum(header: &[u8]) -> u16 {
+    let mut sum: u32 = header
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap()
+}
+
+#[test]
+fn garbage_frames_leave_other_flows_working() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (mut rig, socket) = runtime.block_on(async {
+        let rig = Rig::new("host");
+        let socket = rig
+            .guest
+            .connect(gateway(echo_service().await))
+            .await
+            .unwrap();
+        (rig, socket)
+    });
+    runtime.block_on(async { rig.relay() });
+    let config = ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(garbage in proptest::collection::vec(frames(), 1..60))| {
+        runtime.block_on(async {
+            for frame in garbage {
+                rig.guest.send_frame(frame);
+            }
+            socket.write_all(b"ping").await.unwrap();
+            assert_eq!(soon(socket.read_exact(4)).await.unwrap(), b"ping");
+        });
+    });
+}
+
+/// Segments of a live flow with every kind of nonsense in their TCP header, checksums right.
+#[test]
+fn wrong_segments_of_one_flow_leave_other_flows_working() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (rig, socket) = runtime.block_on(async {
+        let mut rig = Rig::new("host");
+        let port = echo_service().await;
+        rig.relay();
+        let socket = rig.guest.connect(gateway(port)).await.unwrap();
+        (rig, (socket, port))
+    });
+    let (socket, port) = socket;
+    let segment = (
+        any::<u16>(),
+        any::<[u8; 8]>(),
+        any::<u8>(),
+        any::<u16>(),
+        proptest::collection::vec(any::<u8>(), 0..40),
+    );
+    let config = ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(segments in proptest::collection::vec(segment, 1..40))| {
+        runtime.block_on(async {
+            for (source_port, numbers, flags, window, payload) in segments {
+                // A few ports only, so that flows are opened and then hit again.
+                let source_port = 1 + source_port % 4;
+                rig.guest.send_frame(tcp_frame(source_port, port, numbers, flags, window, &payload));
+            }
+            socket.write_all(b"ping").await.unwrap();
+            assert_eq!(soon(socket.read_exact(4)).await.unwrap(), b"ping");
+        });
+    });
+}
+
+#[tokio::test]
+async fn a_syn_flood_leaves_other_flows_working() {
+    let mut rig = Rig::new("host");
+    rig.relay();
+    let port = echo_service().await;
+    let socket = rig.guest.connect(gateway(port)).await.unwrap();
+    for source_port in 1..=5_000 {
+        rig.guest
+            .send_frame(tcp_frame(source_port, port, [0; 8], 2, 1_000, &[]));
+    }
+    socket.write_all(b"ping").await.unwrap();
+    assert_eq!(soon(socket.read_exact(4)).await.unwrap(), b"ping");
+    rig.guest.ping(ip(GATEWAY_V4), b"alive").await;
+}
+
+fn tcp_frame(
+    source: u16,
+    destination: u16,
+    numbers: [u8; 8],
+    flags: u8,
+    window: u16,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut tcp = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+    tcp.extend(numbers);
+    tcp.extend([0x50, flags]);
+    tcp.extend(window.to_be_bytes());
+    tcp.extend([0; 4]);
+    tcp.extend(payload);
+    let len = u16::try_from(tcp.len()).unwrap();
+    let mut pseudo = vec![192, 0, 0, 2, 192, 0, 0, 1, 0, 6];
+    pseudo.extend(len.to_be_bytes());
+    pseudo.extend(&tcp);
+    if pseudo.len() % 2 == 1 {
+        pseudo.push(0);
+    }
+    let sum = checksum(&pseudo);
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    let mut ip = vec![0x45, 0];
+    ip.extend((len + 20).to_be_bytes());
+    ip.extend([0, 0, 0, 0, 64, 6, 0, 0, 192, 0, 0, 2, 192, 0, 0, 1]);
+    let sum = checksum(&ip);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    [&HEADER[..], &[8, 0], &ip, &tcp].concat()
+}
