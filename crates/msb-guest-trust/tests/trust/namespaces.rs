@@ -140,3 +140,40 @@ fn what_is_mounted_into_the_guest_is_never_changed() {
     );
     assert_eq!(report.trusted.hashed_directory, None);
 }
+
+#[test]
+fn a_root_that_is_an_overlay_is_one_file_system() {
+    if variable().is_none() && !has_tool("unshare", OVERLAY) {
+        return;
+    }
+    let fixture = with_bundle();
+    let mounts = r#"mount -t tmpfs tmpfs "$R/host"
+        mkdir "$R/host/upper" "$R/host/work"
+        mount -t overlay overlay -o "lowerdir=$R,upperdir=$R/host/upper,workdir=$R/host/work" "$R"
+        mount -t tmpfs tmpfs "$R/run""#;
+    let name = "namespaces::a_root_that_is_an_overlay_is_one_file_system";
+    let Some(root) = in_namespace(name, &fixture, mounts) else {
+        return;
+    };
+    let cas = [authority("msb sandbox CA")];
+    for _boot in 0..2 {
+        let report = apply(
+            &root,
+            &plan(&Facts::read(&root), &TrustRequest { cas: &cas }),
+        );
+        assert_eq!(report.failed, []);
+        assert_eq!(
+            report.trusted.bundle.as_deref(),
+            Some("/etc/ssl/certs/ca-certificates.crt")
+        );
+    }
+}
+
+/// Not every kernel lets an unprivileged user mount an overlay.
+const OVERLAY: &[&str] = &[
+    "--map-root-user",
+    "--mount",
+    "sh",
+    "-ec",
+    "mount -t tmpfs tmpfs /mnt && cd /mnt && mkdir l u w m && mount -t overlay o -o lowerdir=l,upperdir=u,workdir=w m",
+];
