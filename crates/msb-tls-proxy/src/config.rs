@@ -1,0 +1,105 @@
+//! What a proxy is made of, and what it is given for each connection.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use msb_ca::SandboxCa;
+use msb_policy::{BypassList, PinTable};
+use msb_secrets::{SecretSet, ViolationAction};
+
+use crate::{EventSink, UpstreamTls};
+
+/// Everything a [`TlsProxy`](crate::TlsProxy) needs for one sandbox.
+pub struct Config {
+    /// Signs the certificates the guest sees.
+    pub ca: SandboxCa,
+    /// The secrets and their placeholders.
+    pub secrets: SecretSet,
+    /// Hosts whose connections are spliced.
+    pub bypass: BypassList,
+    /// Whom to trust upstream.
+    pub upstream: UpstreamTls,
+    /// What a violation leads to; it goes into the [`Event`](crate::Event), and the caller acts on it.
+    pub on_violation: ViolationAction,
+    /// Where events go. It is called on the proxy's tasks and should return at once.
+    pub events: EventSink,
+    /// Bounds of time and size.
+    pub limits: Limits,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("ca", &self.ca)
+            .field("bypass", &self.bypass)
+            .field("on_violation", &self.on_violation)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bounds of time and size for one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The most bytes a ClientHello may have: 64 KiB (SPEC T3).
+    pub hello_len: usize,
+    /// How long the guest may take to send its ClientHello: 10 s (SPEC T3).
+    pub hello_timeout: Duration,
+    /// How long each of the two TLS handshakes may take: 10 s.
+    pub handshake_timeout: Duration,
+    /// The most bytes a request or response head may have: 64 KiB; at least 8 KiB.
+    pub head_len: usize,
+    /// The most header fields a request or response may have: 200.
+    pub header_count: usize,
+    /// How long the guest may take to begin and to finish a request's head: 300 s. It bounds idle
+    /// connections, too.
+    pub idle_timeout: Duration,
+    /// How long a request with `Expect: 100-continue` waits for the server's word before its body
+    /// is sent all the same (RFC 9110 section 10.1.1): 1 s.
+    pub continue_wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            hello_len: 64 * 1024,
+            hello_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            head_len: 64 * 1024,
+            header_count: 200,
+            idle_timeout: Duration::from_secs(300),
+            continue_wait: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Ends the guest's side of a connection so that the guest sees a TCP reset.
+pub trait Reset: Send + Sync {
+    /// Resets now. Later calls, and calls after the stream has ended, do nothing.
+    fn reset(&self);
+}
+
+/// One connection of the guest, and the one to the server that it is for.
+pub struct Connection<G, U> {
+    /// The guest's byte stream.
+    pub guest: G,
+    /// Resets the guest's side.
+    pub reset: Arc<dyn Reset>,
+    /// The connected byte stream to the server; nothing has been sent on it.
+    pub upstream: U,
+    /// The address the guest connected to.
+    pub destination: SocketAddr,
+    /// The addresses that the sandbox's DNS has given out.
+    pub pins: Arc<Mutex<PinTable>>,
+}
+
+impl<G, U> fmt::Debug for Connection<G, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("destination", &self.destination)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,9 @@
+//! Sockets, handshakes and bodies. What to do with them is decided in `session`.
+
+pub(crate) mod body;
+pub(crate) mod bridge;
+pub(crate) mod guest;
+pub(crate) mod plain;
+pub(crate) mod proxy;
+pub(crate) mod stop;
+pub(crate) mod stream;

@@ -1,0 +1,361 @@
+//! One connection from its first byte to its last: hello, server, leaf, requests.
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use msb_ca::SandboxCa;
+use msb_name::Host;
+use msb_policy::{BypassList, Destination, InterceptedConnection, PinTable, UpstreamTrust};
+use msb_secrets::{SecretSet, ViolationAction};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream as UpstreamStream;
+use tokio_rustls::server::{StartHandshake, TlsStream as GuestStream};
+
+use super::bridge::{Session, bridge, serve_failure};
+use super::guest::{GuestTls, read_hello, rejected_leaf};
+use super::plain::{host_of, splice};
+use super::stop::Stop;
+use super::stream::Prefixed;
+use crate::event::one_line;
+use crate::session::hello::Hello;
+use crate::upstream::{HTTP_1_1, describe_failure, server_name};
+use crate::{Config, Connection, Error, Event, EventSink, HelloFailure, Limits, UpstreamTls};
+
+/// Hyper's buffers do not get smaller than this.
+const LEAST_HEAD_LEN: usize = 8 * 1024;
+
+/// Intercepts the TLS connections of one sandbox.
+///
+/// Cheap to clone; clones are one proxy.
+#[derive(Clone)]
+pub struct TlsProxy(Arc<Inner>);
+
+struct Inner {
+    guest_tls: GuestTls,
+    upstream_tls: UpstreamTls,
+    bypass: BypassList,
+    secrets: RwLock<SecretSet>,
+    on_violation: ViolationAction,
+    events: EventSink,
+    limits: Limits,
+}
+
+impl TlsProxy {
+    /// Builds the proxy of one sandbox.
+    ///
+    /// # Errors
+    ///
+    /// An unusable CA, or a limit that no connection could keep; see [`Error`].
+    pub fn new(config: Config) -> Result<Self, Error> {
+        let Config {
+            ca,
+            secrets,
+            bypass,
+            upstream,
+            on_violation,
+            events,
+            limits,
+        } = config;
+        if limits.head_len < LEAST_HEAD_LEN {
+            return Err(Error::LimitTooSmall {
+                name: "head_len",
+                least: LEAST_HEAD_LEN,
+            });
+        }
+        Ok(Self(Arc::new(Inner {
+            guest_tls: GuestTls::new(ca)?,
+            upstream_tls: upstream,
+            bypass,
+            secrets: RwLock::new(secrets),
+            on_violation,
+            events,
+            limits,
+        })))
+    }
+
+    /// The CA whose certificate the guest has to trust.
+    #[must_use]
+    pub fn ca(&self) -> &SandboxCa {
+        self.0.guest_tls.ca()
+    }
+
+    /// Puts other secrets in place. Requests whose head has not been read yet use them, on
+    /// connections that are open as well.
+    pub fn replace_secrets(&self, secrets: SecretSet) {
+        *self
+            .0
+            .secrets
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = secrets;
+    }
+
+    /// Serves one connection to its end. What happens on it is told through the events; a panic in
+    /// it ends this connection only. Dropping the future drops the connection.
+    pub async fn serve<G, U>(&self, connection: Connection<G, U>)
+    where
+        G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let reset = Arc::clone(&connection.reset);
+        let served = CatchPanic(Box::pin(Arc::clone(&self.0).serve(connection)));
+        if served.await.is_err() {
+            reset.reset();
+        }
+    }
+}
+
+impl fmt::Debug for TlsProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsProxy")
+            .field("ca", self.ca())
+            .field("bypass", &self.0.bypass)
+            .field("limits", &self.0.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    async fn serve<G, U>(self: Arc<Self>, mut connection: Connection<G, U>)
+    where
+        G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Some(hello) = self.hello(&mut connection).await else {
+            return;
+        };
+        let host = host(&hello, &connection.pins, connection.destination);
+        if let Host::Name(name) = &host
+            && self.bypass.covers(name)
+        {
+            (self.events)(Event::Bypassed {
+                host: name.clone(),
+                destination: connection.destination,
+            });
+            return splice(connection, hello.raw).await;
+        }
+        self.intercept(connection, hello, host).await;
+    }
+
+    /// The ClientHello, or `None` after the guest was turned away.
+    async fn hello<G, U>(&self, connection: &mut Connection<G, U>) -> Option<Hello>
+    where
+        G: AsyncRead + AsyncWrite + Unpin,
+    {
+        let guest = &mut connection.guest;
+        let read = timeout(
+            self.limits.hello_timeout,
+            read_hello(guest, self.limits.hello_len),
+        )
+        .await;
+        let (failure, alert) = match read {
+            Ok(Ok(hello)) => return Some(hello),
+            Ok(Err(failure)) => failure,
+            Err(_) => (HelloFailure::TimedOut, None),
+        };
+        match alert {
+            Some(alert) => {
+                // A guest that does not take the alert has ended the connection by itself.
+                let _ = timeout(self.limits.handshake_timeout, async {
+                    guest.write_all(&alert).await?;
+                    guest.shutdown().await
+                })
+                .await;
+            }
+            None => connection.reset.reset(),
+        }
+        (self.events)(Event::HelloFailed {
+            destination: connection.destination,
+            failure,
+        });
+        None
+    }
+
+    async fn intercept<G, U>(
+        self: Arc<Self>,
+        connection: Connection<G, U>,
+        hello: Hello,
+        host: Host,
+    ) where
+        G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Connection {
+            guest,
+            reset,
+            upstream,
+            destination,
+            pins,
+        } = connection;
+        let offers_http = hello.alpn.iter().any(|protocol| protocol == HTTP_1_1);
+        let insists_on_other = !offers_http && !hello.alpn.is_empty();
+        // Nothing to mirror: the guest's handshake fails with no_application_protocol.
+        let upstream = if insists_on_other {
+            Err(format!(
+                "{host} was not asked: the client offers no HTTP/1.1"
+            ))
+        } else {
+            self.connect(upstream, &host, offers_http).await
+        };
+        let alpn = match &upstream {
+            Ok((stream, _)) => stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec),
+            Err(_) => (!hello.alpn.is_empty()).then(|| HTTP_1_1.to_vec()),
+        };
+        if let (Err(reason), false) = (&upstream, insists_on_other) {
+            (self.events)(Event::UpstreamFailed {
+                host: host.clone(),
+                destination,
+                reason: reason.clone(),
+            });
+        }
+        let Some(guest) = self
+            .accept(guest, hello, &host, alpn.as_deref(), &*reset)
+            .await
+        else {
+            return;
+        };
+        let (upstream, trust) = match upstream {
+            Ok(connected) => connected,
+            Err(reason) => return serve_failure(guest, &reason, &self.limits).await,
+        };
+        (self.events)(Event::Intercepted {
+            host: host.clone(),
+            destination,
+        });
+        let destination = destination_of(&host, destination, &pins);
+        let stop = Arc::new(Stop::default());
+        let session = Session {
+            connection: InterceptedConnection::new(host, destination, trust),
+            on_violation: self.on_violation,
+            events: Arc::clone(&self.events),
+            limits: self.limits,
+            stop: Arc::clone(&stop),
+            secrets: Box::new(move || {
+                let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
+                SecretSet::clone(&secrets)
+            }),
+        };
+        let mut guest = guest;
+        bridge(&mut guest, upstream, Arc::new(session)).await;
+        if stop.is_raised() {
+            reset.reset();
+        }
+    }
+
+    /// The handshake with the server, which comes first (SPEC T6). An error is one line.
+    async fn connect<U>(
+        &self,
+        stream: U,
+        host: &Host,
+        offer_http: bool,
+    ) -> Result<(UpstreamStream<U>, UpstreamTrust), String>
+    where
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (config, trust) = self.upstream_tls.client(host, offer_http);
+        let name = server_name(host)?;
+        let handshake = TlsConnector::from(config).connect(name, stream);
+        match timeout(self.limits.handshake_timeout, handshake).await {
+            Ok(Ok(stream)) => Ok((stream, trust)),
+            Ok(Err(error)) => Err(describe_failure(host, &error)),
+            Err(_) => Err(format!("{host} did not finish the TLS handshake in time")),
+        }
+    }
+
+    /// The handshake with the guest, or `None` after it failed.
+    async fn accept<G>(
+        &self,
+        stream: G,
+        hello: Hello,
+        host: &Host,
+        alpn: Option<&[u8]>,
+        reset: &dyn crate::Reset,
+    ) -> Option<GuestStream<Prefixed<G>>>
+    where
+        G: AsyncRead + AsyncWrite + Unpin,
+    {
+        let failed = |reason: String| {
+            (self.events)(Event::GuestHandshakeFailed {
+                host: host.clone(),
+                reason: one_line(&reason),
+            });
+        };
+        let config = match self.guest_tls.server(host, alpn) {
+            Ok(config) => config,
+            Err(error) => {
+                failed(format!("no certificate could be made: {error}"));
+                reset.reset();
+                return None;
+            }
+        };
+        let stream = Prefixed::new(hello.unread, stream);
+        let handshake = StartHandshake::from_parts(hello.accepted, stream).into_stream(config);
+        match timeout(self.limits.handshake_timeout, handshake).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) if rejected_leaf(&error) => {
+                (self.events)(Event::GuestRejectedLeaf {
+                    host: host.clone(),
+                    hint: format!(
+                        "the guest does not accept this sandbox's certificates for {host}; if it \
+                         pins its own, add the host to the bypass list (--tls-bypass {host})"
+                    ),
+                });
+            }
+            Ok(Err(error)) => failed(error.to_string()),
+            Err(_) => {
+                failed("it was not finished in time".to_owned());
+                reset.reset();
+            }
+        }
+        None
+    }
+}
+
+/// The name in the ClientHello; else the one name that the sandbox's DNS gave the address for;
+/// else the address (SPEC T3).
+fn host(hello: &Hello, pins: &std::sync::Mutex<PinTable>, destination: SocketAddr) -> Host {
+    match &hello.server_name {
+        Some(name) => Host::Name(name.clone()),
+        None => {
+            let pins = pins.lock().unwrap_or_else(PoisonError::into_inner);
+            host_of(
+                pins.names(destination.ip(), Instant::now()),
+                destination.ip(),
+            )
+        }
+    }
+}
+
+fn destination_of(
+    host: &Host,
+    destination: SocketAddr,
+    pins: &std::sync::Mutex<PinTable>,
+) -> Destination {
+    let pins = pins.lock().unwrap_or_else(PoisonError::into_inner);
+    host.name()
+        .and_then(|name| pins.confirm(name, destination.ip(), Instant::now()))
+        .map_or_else(
+            || Destination::Unpinned(destination.ip()),
+            Destination::Pinned,
+        )
+}
+
+/// Turns a panic in a future into an error.
+struct CatchPanic<F>(Pin<Box<F>>);
+
+impl<F: Future> Future for CatchPanic<F> {
+    type Output = Result<F::Output, ()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // The future is not polled again after a panic, so its broken state is never seen.
+        catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context)))
+            .map_or(Poll::Ready(Err(())), |poll| poll.map(Ok))
+    }
+}

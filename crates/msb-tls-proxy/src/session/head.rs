@@ -1,0 +1,299 @@
+//! A request head on its way to the server: whom it is for, what it may carry, what is replaced.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{PathAndQuery, Scheme};
+use http::{Method, StatusCode, Uri, Version, request};
+use msb_name::Authority;
+use msb_policy::{InterceptedConnection, check_identity};
+use msb_secrets::{Location, RequestRewriter, Rewritten, SecretSet, Violation};
+
+use crate::event::one_line;
+
+/// Fields that concern one connection only (RFC 9110 section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Settings of the upgrade to HTTP/2 without TLS, which is never passed on (attack 14).
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// A request that may be sent.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Goes on with the body and the trailers.
+    pub(crate) rewriter: RequestRewriter,
+    /// The guest waits for a 100 before it sends the body.
+    pub(crate) expects_continue: bool,
+    /// The path, without its query.
+    pub(crate) path: String,
+}
+
+/// A request of which nothing is sent.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// The guest is told.
+    Answer {
+        /// With which status.
+        status: StatusCode,
+        /// In one line.
+        reason: String,
+    },
+    /// The guest is reset.
+    Violation {
+        /// What was found.
+        violation: Violation,
+        /// The path without its query, unless the placeholder is in it.
+        path: Option<String>,
+    },
+}
+
+impl Refused {
+    fn answer(status: StatusCode, reason: impl AsRef<str>) -> Self {
+        Self::Answer {
+            status,
+            reason: one_line(reason.as_ref()),
+        }
+    }
+
+    fn bad(reason: impl AsRef<str>) -> Self {
+        Self::answer(StatusCode::BAD_REQUEST, reason)
+    }
+
+    fn violation(violation: Violation, path: &str) -> Self {
+        let in_path = *violation.location() == Location::Path;
+        Self::Violation {
+            violation,
+            path: (!in_path).then(|| path.to_owned()),
+        }
+    }
+}
+
+/// Checks `head` and turns it into what the server is to receive.
+///
+/// Violations come before everything else that could be said: a misdirected request with a
+/// placeholder in it is a violation (SPEC S6).
+pub(crate) fn rewrite(
+    head: &mut request::Parts,
+    connection: &InterceptedConnection,
+    secrets: &SecretSet,
+) -> Result<Plan, Refused> {
+    let authority = authority(head)?;
+    let path = head.uri.path().to_owned();
+    let expects_continue = expects_continue(head)?;
+    let upgrade = upgrade(&head.headers);
+    remove_hops(&mut head.headers)?;
+
+    let mut rewriter = secrets.request(connection, &authority);
+    inject(head, &mut rewriter).map_err(|fault| match fault {
+        InjectFault::Violation(violation) => Refused::violation(violation, &path),
+        InjectFault::Unwritable => {
+            Refused::answer(StatusCode::BAD_GATEWAY, InjectFault::Unwritable.to_string())
+        }
+    })?;
+    check_identity(connection, &authority).map_err(|misdirected| {
+        Refused::answer(
+            StatusCode::MISDIRECTED_REQUEST,
+            format!("misdirected request: {misdirected}"),
+        )
+    })?;
+    if head.method == Method::CONNECT {
+        return Err(Refused::answer(
+            StatusCode::NOT_IMPLEMENTED,
+            "CONNECT inside an intercepted connection is not supported yet",
+        ));
+    }
+    if upgrade == Upgrade::Wanted {
+        return Err(Refused::answer(
+            StatusCode::NOT_IMPLEMENTED,
+            "upgrades (WebSocket) through an intercepted connection are not supported yet",
+        ));
+    }
+    head.uri = origin_form(&head.uri);
+    head.version = Version::HTTP_11;
+    Ok(Plan {
+        rewriter,
+        expects_continue,
+        path,
+    })
+}
+
+/// The authority of a request, if it says one only (RFC 9112 section 3.2).
+fn authority(head: &request::Parts) -> Result<Authority, Refused> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return Err(Refused::bad("the request needs exactly one Host"));
+    };
+    let host = host
+        .to_str()
+        .map_err(|_| Refused::bad("the Host is not ASCII"))?;
+    let host = Authority::parse(host).map_err(|error| Refused::bad(error.to_string()))?;
+    let Some(target) = head.uri.authority() else {
+        return Ok(host);
+    };
+    let target =
+        Authority::parse(target.as_str()).map_err(|error| Refused::bad(error.to_string()))?;
+    if head
+        .uri
+        .scheme()
+        .is_some_and(|scheme| *scheme != Scheme::HTTPS)
+    {
+        return Err(Refused::bad("the target's scheme is not https"));
+    }
+    if target.host() != host.host() || head.method != Method::CONNECT && target != host {
+        return Err(Refused::bad(
+            "the target and the Host name different authorities",
+        ));
+    }
+    Ok(target)
+}
+
+/// `/path?query`, or `*`.
+fn origin_form(uri: &Uri) -> Uri {
+    let path = uri.path_and_query().cloned();
+    Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
+}
+
+fn expects_continue(head: &request::Parts) -> Result<bool, Refused> {
+    let mut expectations = head.headers.get_all(header::EXPECT).iter();
+    match (expectations.next(), expectations.next()) {
+        (None, _) => Ok(false),
+        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            // An expectation in HTTP/1.0 is ignored (RFC 9110 section 10.1.1).
+            Ok(head.version >= Version::HTTP_11)
+        }
+        _ => Err(Refused::answer(
+            StatusCode::EXPECTATION_FAILED,
+            "the only expectation supported is 100-continue",
+        )),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upgrade {
+    /// None, or to HTTP/2 without TLS, which a server may ignore (RFC 9110 section 7.8).
+    Ignorable,
+    Wanted,
+}
+
+fn upgrade(headers: &HeaderMap) -> Upgrade {
+    let wanted = tokens(headers, &header::UPGRADE).any(|token| {
+        !token.eq_ignore_ascii_case(b"h2c")
+            && !token
+                .get(..5)
+                .is_some_and(|start| start.eq_ignore_ascii_case(b"tls/1"))
+    });
+    if wanted {
+        Upgrade::Wanted
+    } else {
+        Upgrade::Ignorable
+    }
+}
+
+/// Fields of a message that end at this hop.
+pub(crate) struct Hops {
+    /// Their names.
+    pub(crate) names: Vec<HeaderName>,
+    /// What is wrong with the `Connection` field.
+    pub(crate) fault: Option<&'static str>,
+}
+
+/// Finds what RFC 9110 section 7.6.1 tells an intermediary to remove.
+pub(crate) fn hop_by_hop(headers: &HeaderMap) -> Hops {
+    let mut hops = Hops {
+        names: HOP_BY_HOP.to_vec(),
+        fault: None,
+    };
+    for option in tokens(headers, &header::CONNECTION) {
+        match HeaderName::from_bytes(option) {
+            Ok(name) if [header::HOST, header::CONTENT_LENGTH].contains(&name) => {
+                hops.fault = Some("Connection names a field that every recipient needs");
+            }
+            Ok(name) => hops.names.push(name),
+            Err(_) => hops.fault = Some("Connection holds an option that is no token"),
+        }
+    }
+    hops
+}
+
+fn remove_hops(headers: &mut HeaderMap) -> Result<(), Refused> {
+    let Hops { names, fault } = hop_by_hop(headers);
+    if let Some(fault) = fault {
+        return Err(Refused::bad(fault));
+    }
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let trailers =
+        tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    for name in names {
+        headers.remove(name);
+    }
+    headers.remove(HTTP2_SETTINGS);
+    if chunked {
+        // Ours: the body is framed anew, and a GET's is not without being told.
+        headers.insert(
+            header::TRANSFER_ENCODING,
+            HeaderValue::from_static("chunked"),
+        );
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    Ok(())
+}
+
+/// Why a field could not be rewritten.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InjectFault {
+    /// The request must not be sent.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// The value holds a control character.
+    #[error("a secret's value cannot stand in a header")]
+    Unwritable,
+}
+
+fn inject(head: &mut request::Parts, rewriter: &mut RequestRewriter) -> Result<(), InjectFault> {
+    // The absolute form and CONNECT's authority are searched, too.
+    rewriter.target(&head.uri.to_string())?;
+    for (name, value) in &mut head.headers {
+        if let Some(new) = rewriter.header_value(name.as_str(), value.as_bytes())? {
+            *value = sensitive(new)?;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces placeholders in trailers.
+pub(crate) fn inject_trailers(
+    trailers: &mut HeaderMap,
+    rewriter: &mut RequestRewriter,
+) -> Result<(), InjectFault> {
+    for (name, value) in trailers {
+        if let Some(new) = rewriter.trailer_value(name.as_str(), value.as_bytes())? {
+            *value = sensitive(new)?;
+        }
+    }
+    Ok(())
+}
+
+fn sensitive(value: Rewritten) -> Result<HeaderValue, InjectFault> {
+    let mut value =
+        HeaderValue::from_maybe_shared(value.into_bytes()).map_err(|_| InjectFault::Unwritable)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The elements of a comma-separated list, over all lines of a field (RFC 9110 section 5.6.1).
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
+}

@@ -1,0 +1,163 @@
+//! A response head on its way to the guest.
+
+use http::header::{self, HeaderMap};
+use http::{Version, response};
+
+use super::head::hop_by_hop;
+
+/// What is wrong with a response that cannot be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ResponseFault {
+    /// The body is coded in a way that would have to be undone (RFC 9112 section 6.1).
+    #[error("the server used a transfer coding other than chunked")]
+    TransferCoding,
+    /// An upgrade that was not asked for.
+    #[error("the server switched protocols without being asked")]
+    Upgraded,
+}
+
+/// Makes `head` fit for the guest: without what concerns only the server's connection, and without
+/// `Alt-Svc`, whose offers (HTTP/3, other ports) would lead the guest around the interception
+/// (SPEC T8). `closing` says that the guest's connection ends after this response.
+pub(crate) fn rewrite(head: &mut response::Parts, closing: bool) -> Result<(), ResponseFault> {
+    if head.status.is_informational() {
+        return Err(ResponseFault::Upgraded);
+    }
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        let chunked = coding
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"chunked");
+        if !chunked || codings.next().is_some() {
+            return Err(ResponseFault::TransferCoding);
+        }
+        // Transfer-Encoding wins over Content-Length (RFC 9112 section 6.3).
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
+    let closing = closing || closes(head.version, &head.headers);
+    // What a server's Connection names wrongly is left in place: that is no fault of the guest.
+    for name in hop_by_hop(&head.headers).names {
+        head.headers.remove(name);
+    }
+    head.headers.remove(header::ALT_SVC);
+    if closing {
+        head.headers.insert(
+            header::CONNECTION,
+            header::HeaderValue::from_static("close"),
+        );
+    }
+    head.version = Version::HTTP_11;
+    Ok(())
+}
+
+/// Whether the server will end its connection after this response (RFC 9112 section 9.3).
+fn closes(version: Version, headers: &HeaderMap) -> bool {
+    let has = |token: &str| {
+        headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+            .any(|option| option.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    };
+    has("close") || version < Version::HTTP_11 && !has("keep-alive")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Response;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(
+        version: Version,
+        headers: &[(&str, &str)],
+        closing: bool,
+        expected: Result<&[(&str, &str)], ResponseFault>,
+    ) {
+        let mut response = Response::builder().version(version);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        let (mut head, ()) = response.body(()).unwrap().into_parts();
+        let answer = rewrite(&mut head, closing).map(|()| {
+            head.headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(answer, expected.map(<[_]>::to_vec), "{headers:?}");
+    }
+
+    #[test]
+    fn what_concerns_one_connection_is_removed() {
+        let v11 = Version::HTTP_11;
+        check(v11, &[("server", "a")], false, Ok(&[("server", "a")]));
+        check(
+            v11,
+            &[
+                ("connection", "keep-alive, x-hop"),
+                ("keep-alive", "timeout=5"),
+                ("x-hop", "1"),
+                ("x-end", "2"),
+            ],
+            false,
+            Ok(&[("x-end", "2")]),
+        );
+        check(
+            v11,
+            &[("upgrade", "h2c"), ("proxy-connection", "x"), ("te", "x")],
+            false,
+            Ok(&[]),
+        );
+        check(
+            v11,
+            &[("transfer-encoding", "chunked"), ("content-length", "3")],
+            false,
+            Ok(&[]),
+        );
+        check(
+            v11,
+            &[("content-length", "3")],
+            false,
+            Ok(&[("content-length", "3")]),
+        );
+    }
+
+    #[test]
+    fn offers_that_lead_around_the_proxy_are_removed() {
+        check(
+            Version::HTTP_11,
+            &[("alt-svc", "h3=\":443\""), ("alt-svc", "clear"), ("x", "y")],
+            false,
+            Ok(&[("x", "y")]),
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_connection_is_passed_on() {
+        let close = &[("connection", "close")];
+        check(Version::HTTP_11, close, false, Ok(close));
+        check(Version::HTTP_11, &[], true, Ok(close));
+        check(Version::HTTP_10, &[], false, Ok(close));
+        check(
+            Version::HTTP_10,
+            &[("connection", "Keep-Alive")],
+            false,
+            Ok(&[]),
+        );
+    }
+
+    #[test]
+    fn other_transfer_codings_are_refused() {
+        for coding in ["gzip, chunked", "gzip", "identity"] {
+            check(
+                Version::HTTP_11,
+                &[("transfer-encoding", coding)],
+                false,
+                Err(ResponseFault::TransferCoding),
+            );
+        }
+    }
+}
