@@ -20,9 +20,14 @@ const ELSEWHERE: &str = "9.9.9.9:53";
 async fn upstream(
     records: fn(&str, RecordType) -> Option<Vec<RData>>,
 ) -> (SocketAddr, Arc<AtomicUsize>) {
-    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (udp, tcp) = loop {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // The same port may be taken for TCP.
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            break (udp, tcp);
+        }
+    };
     let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&asked);
     tokio::spawn(async move {
@@ -56,6 +61,11 @@ async fn upstream(
         }
     });
     (address, asked)
+}
+
+/// A name server that never answers.
+async fn silent_server() -> UdpSocket {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap()
 }
 
 fn upstream_answer(query: &[u8], records: fn(&str, RecordType) -> Option<Vec<RData>>) -> Message {
@@ -303,9 +313,9 @@ async fn the_host_has_no_name_where_it_is_denied() {
 
 #[tokio::test]
 async fn an_unreachable_name_server_is_a_servfail_and_an_event() {
-    let port = crate::rig::closed_port().await;
+    let silent = silent_server().await;
     let mut rig = Rig::with("public", |config| {
-        config.nameservers = Some(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))]);
+        config.nameservers = Some(vec![silent.local_addr().unwrap()]);
     });
     let response = ask(&rig, ELSEWHERE, &query("www.example.org.", RecordType::A)).await;
     assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
@@ -317,9 +327,9 @@ async fn an_unreachable_name_server_is_a_servfail_and_an_event() {
 #[tokio::test]
 async fn a_second_name_server_stands_in_for_a_dead_one() {
     let (server, _) = upstream(zone).await;
-    let port = crate::rig::closed_port().await;
+    let silent = silent_server().await;
     let rig = Rig::with("public", |config| {
-        config.nameservers = Some(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port)), server]);
+        config.nameservers = Some(vec![silent.local_addr().unwrap(), server]);
     });
     let response = ask(&rig, ELSEWHERE, &query("www.example.org.", RecordType::A)).await;
     assert_eq!(addresses(&response).len(), 2);

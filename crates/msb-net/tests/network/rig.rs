@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use msb_net::{Config, Event, Flow, Network};
 use msb_policy::{NetworkPolicy, PinTable};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 
 use crate::guest::Guest;
@@ -135,10 +135,12 @@ pub(crate) async fn count_service() -> u16 {
     .await
 }
 
-/// A port on the host's loopback where nothing listens.
-pub(crate) async fn closed_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    listener.local_addr().unwrap().port()
+/// A port on the host's loopback where nothing listens, kept from others while the socket lives.
+pub(crate) fn closed_port() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
 }
 
 /// `len` octets in which a wrong order shows.

@@ -94,7 +94,7 @@ async fn a_denied_connection_is_reset_at_once_and_reported() {
 #[tokio::test]
 async fn a_refused_connection_is_refused_and_never_accepted() {
     let mut rig = Rig::new("host");
-    let port = closed_port().await;
+    let (_unused, port) = closed_port();
     let mut frames = rig.guest.tap();
     let error = rig.guest.connect(gateway(port)).await.err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
