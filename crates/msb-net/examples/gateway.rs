@@ -38,9 +38,14 @@ async fn serve(link: UnixStream, policy: Arc<NetworkPolicy>) {
     drop(network);
 }
 
+/// A segment of the guest's link is up to 64 KiB long: smaller buffers would cut each one up.
+const BUFFER_LEN: usize = 64 * 1024;
+
 async fn relay(mut flow: Flow) {
     let reset = flow.guest.reset_handle();
-    if let Err(error) = tokio::io::copy_bidirectional(&mut flow.guest, &mut flow.upstream).await {
+    let (guest, upstream) = (&mut flow.guest, &mut flow.upstream);
+    let relayed = tokio::io::copy_bidirectional_with_sizes(guest, upstream, BUFFER_LEN, BUFFER_LEN);
+    if let Err(error) = relayed.await {
         eprintln!("{}: {error}", flow.destination);
         reset.reset();
     }

@@ -414,3 +414,6 @@ impl std::fmt::Debug for FlowTcp {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
