@@ -17,20 +17,24 @@ use tokio::net::{UnixListener, UnixStream};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().ok_or("usage: gateway SOCKET [PROFILES]")?;
+    let path = arguments
+        .next()
+        .ok_or("usage: gateway SOCKET [PROFILES [MAX_FLOWS]]")?;
     let profiles = arguments.next().unwrap_or_else(|| "public".to_owned());
-    let policy = Arc::new(NetworkPolicy::parse(&profiles)?);
+    let mut config = Config::new(Arc::new(NetworkPolicy::parse(&profiles)?));
+    if let Some(max_flows) = arguments.next() {
+        config.max_flows = max_flows.parse()?;
+    }
+    config.events = Arc::new(|event| eprintln!("{event:?}"));
     let listener = UnixListener::bind(&path)?;
     eprintln!("links are answered on {path}, network profile {profiles}");
     loop {
         let (link, _) = listener.accept().await?;
-        tokio::spawn(serve(link, Arc::clone(&policy)));
+        tokio::spawn(serve(link, config.clone()));
     }
 }
 
-async fn serve(link: UnixStream, policy: Arc<NetworkPolicy>) {
-    let mut config = Config::new(policy);
-    config.events = Arc::new(|event| eprintln!("{event:?}"));
+async fn serve(link: UnixStream, config: Config) {
     let (network, mut flows) = msb_net::start(link, config);
     while let Some(flow) = flows.recv().await {
         tokio::spawn(relay(flow));
@@ -47,6 +51,10 @@ async fn relay(mut flow: Flow) {
     let relayed = tokio::io::copy_bidirectional_with_sizes(guest, upstream, BUFFER_LEN, BUFFER_LEN);
     if let Err(error) = relayed.await {
         eprintln!("{}: {error}", flow.destination);
+        // Whichever end broke off, the other learns it as a reset.
         reset.reset();
+        if let Err(error) = flow.upstream.set_zero_linger() {
+            eprintln!("{}: {error}", flow.destination);
+        }
     }
 }
