@@ -131,12 +131,20 @@ impl Judge {
             }
             Gate::Plain => Err(Refusal::NotIntercepted),
         };
-        let grant = answer.map_err(|refusal| Violation {
-            env: Arc::clone(&secret.env),
-            location: location.clone(),
-            form,
-            refusal,
-        })?;
+        let grant = match answer {
+            Ok(grant) => grant,
+            Err(refusal) => {
+                // Nothing of the request goes out, so nothing was substituted or left alone.
+                self.notes.clear();
+                let (env, location) = (Arc::clone(&secret.env), location.clone());
+                return Err(Violation {
+                    env,
+                    location,
+                    form,
+                    refusal,
+                });
+            }
+        };
         let injected = injects(secret);
         self.note(Note {
             kind: if injected {

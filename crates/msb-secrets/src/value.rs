@@ -7,11 +7,6 @@ use zeroize::Zeroizing;
 
 /// A real value. It is wiped when dropped, cannot be formatted, serialised, compared or cloned, and is read with
 /// [`expose`](Self::expose) only, which asks for the policy's grant.
-///
-/// ```compile_fail
-/// # let value: msb_secrets::SecretValue = todo!();
-/// format!("{value:?}");
-/// ```
 #[expect(
     missing_debug_implementations,
     reason = "formatting a value must not compile"

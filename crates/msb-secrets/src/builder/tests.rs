@@ -1,1 +1,230 @@
-//! Tests.
+//! What the builder accepts and what it says of the rest; and what a set adds.
+
+use super::*;
+use crate::SecretSet;
+
+const CANARY: &str = "canary-value-7f3a";
+
+fn good() -> SecretBuilder {
+    SecretBuilder::new()
+        .env("KEY")
+        .value(CANARY)
+        .allow_host("a.test")
+}
+
+#[track_caller]
+fn refused(builder: SecretBuilder, expected: &str) {
+    let error = builder.build().unwrap_err();
+    let text = format!("{error} {error:?}");
+    assert!(text.contains(expected), "{text}, expected {expected}");
+    assert!(!text.contains(CANARY), "{text}");
+    assert!(
+        matches!(error, Error::MissingEnv) || text.contains("KEY"),
+        "{text} names the secret"
+    );
+}
+
+#[test]
+fn the_defaults_are_those_of_the_documents() {
+    let secret = good().build().unwrap();
+    assert_eq!((secret.env(), secret.placeholder()), ("KEY", "$MSB_KEY"));
+    assert!(secret.headers && secret.basic_auth);
+    assert!(secret.scope().allows(&"a.test".parse().unwrap()));
+    assert!(!secret.scope().allows(&"b.test".parse().unwrap()));
+    let explicit = good()
+        .inject_headers(true)
+        .inject_basic_auth(true)
+        .inject_query(false)
+        .inject_body(false)
+        .require_tls_identity(true);
+    assert!(explicit.build().is_ok_and(|secret| secret.headers));
+}
+
+#[test]
+fn hosts_add_up_and_owned_strings_do_too() {
+    let secret = good()
+        .allow_host(String::from("B.test."))
+        .allow_host_pattern("*.c.test")
+        .build()
+        .unwrap();
+    for (host, expected) in [
+        ("a.test", true),
+        ("b.test", true),
+        ("x.y.c.test", true),
+        ("c.test", false),
+        ("d.test", false),
+    ] {
+        assert_eq!(
+            secret.scope().allows(&host.parse().unwrap()),
+            expected,
+            "{host}"
+        );
+    }
+}
+
+#[test]
+fn missing_parts_are_named() {
+    refused(
+        SecretBuilder::new().value(CANARY).allow_host("a.test"),
+        "env(\"NAME\")",
+    );
+    refused(
+        SecretBuilder::new()
+            .env("")
+            .value(CANARY)
+            .allow_host("a.test"),
+        "env(\"NAME\")",
+    );
+    refused(
+        SecretBuilder::new().env("KEY").allow_host("a.test"),
+        "has no value",
+    );
+    refused(good().value(""), "has no value");
+    refused(
+        SecretBuilder::new().env("KEY").value(CANARY),
+        "allowed for no host",
+    );
+}
+
+#[test]
+fn bad_parts_are_named() {
+    refused(good().env("KEY=1"), "`=`");
+    refused(good().env("KEY\0"), "NUL");
+    refused(good().env("LD_KEY"), "dynamic loader");
+    refused(good().allow_host("*.a.test"), "allow_host_pattern");
+    refused(good().allow_host("a b"), "expected letters, digits");
+    refused(good().allow_host_pattern("*"), "allow_any_host_dangerous");
+    refused(good().allow_host_pattern("*.com"), "public suffix");
+    refused(good().allow_host_pattern("a.*"), "whole first label");
+    for end in ["\r", "\n", "\0", "\u{1b}", "\u{7f}"] {
+        refused(
+            good().value(format!("{CANARY}{end}")),
+            "cannot stand in a header",
+        );
+    }
+}
+
+#[test]
+fn placeholders_are_checked() {
+    refused(good().placeholder(""), "is empty");
+    refused(good().placeholder("x".repeat(1025)), "longer than 1024");
+    refused(good().placeholder("a\nb"), "line break");
+    refused(good().placeholder("a\rb"), "line break");
+    refused(good().placeholder("a\0b"), "NUL");
+    for fine in ["x", "sk-proj-0000", "{{ key }}", "%KEY%", "schlüssel"] {
+        assert_eq!(
+            good().placeholder(fine).build().unwrap().placeholder(),
+            fine
+        );
+    }
+    assert!(
+        good()
+            .placeholder("x".repeat(1024))
+            .build()
+            .is_ok_and(|secret| secret.placeholder.len() == 1024)
+    );
+}
+
+#[test]
+fn any_host_takes_effect_only_with_true() {
+    let nowhere = || SecretBuilder::new().env("KEY").value(CANARY);
+    refused(
+        nowhere().allow_any_host_dangerous(false),
+        "allowed for no host",
+    );
+    assert!(
+        nowhere()
+            .allow_any_host_dangerous(true)
+            .build()
+            .unwrap()
+            .scope()
+            .is_any()
+    );
+    assert!(
+        nowhere()
+            .allow_any_host_dangerous(true)
+            .allow_any_host_dangerous(false)
+            .build()
+            .unwrap()
+            .scope()
+            .is_any()
+    );
+    assert!(
+        !good()
+            .allow_any_host_dangerous(false)
+            .build()
+            .unwrap()
+            .scope()
+            .is_any()
+    );
+}
+
+#[test]
+fn what_comes_later_is_refused_by_name() {
+    refused(
+        good().inject_query(true),
+        "inject_query(true) is not supported yet",
+    );
+    refused(
+        good().inject_body(true),
+        "inject_body(true) is not supported yet",
+    );
+    refused(
+        good().require_tls_identity(false),
+        "require_tls_identity(false) is not supported yet",
+    );
+}
+
+#[test]
+fn a_secret_that_is_injected_nowhere_is_refused() {
+    refused(
+        good().inject_headers(false).inject_basic_auth(false),
+        "injected nowhere",
+    );
+}
+
+#[track_caller]
+fn set_refused(builders: [SecretBuilder; 2], expected: &str) {
+    let error = SecretSet::new(builders.map(|builder| builder.build().unwrap()).into())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(expected) && !error.contains(CANARY),
+        "{error}"
+    );
+}
+
+#[test]
+fn secrets_of_one_set_are_told_apart() {
+    set_refused(
+        [good(), good().placeholder("other")],
+        "\"KEY\" is defined twice",
+    );
+    set_refused(
+        [good(), good().env("KEY2").placeholder("$MSB_KEY")],
+        "\"KEY\" and \"KEY2\" have the same placeholder",
+    );
+    set_refused(
+        [
+            good(),
+            good().env("KEY2").placeholder(format!("<{CANARY}>")),
+        ],
+        "contains the value of secret \"KEY\"",
+    );
+}
+
+#[test]
+fn a_set_lists_the_guests_environment() {
+    let set = SecretSet::new(vec![
+        good().build().unwrap(),
+        good().env("B").placeholder("pb").build().unwrap(),
+    ])
+    .unwrap();
+    assert_eq!(
+        set.env().collect::<Vec<_>>(),
+        [("KEY", "$MSB_KEY"), ("B", "pb")]
+    );
+    assert!(!set.is_empty());
+    assert!(SecretSet::default().is_empty());
+    assert!(SecretSet::new(Vec::new()).unwrap().is_empty());
+}

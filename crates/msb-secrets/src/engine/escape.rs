@@ -12,7 +12,8 @@ pub(crate) const LOOKAHEAD: usize = 6;
 /// Matches `needle` at `at` and answers its end and form.
 ///
 /// Each byte may be literal, percent-encoded (the percent sign and the digits themselves too), or a JSON escape. Where
-/// a `%` or `\` of the needle could be read in two ways, the longer one counts, after the all-literal reading.
+/// a `%` or `\` of the needle could be read in two ways, the all-literal reading is tried first, then the longest one of
+/// each, then the shortest.
 pub(crate) fn needle_at(hay: &Hay<'_>, at: usize, needle: &[u8]) -> Step<(usize, Form)> {
     let rest = &hay.data[at..];
     let common = rest.len().min(needle.len());
@@ -28,25 +29,36 @@ pub(crate) fn needle_at(hay: &Hay<'_>, at: usize, needle: &[u8]) -> Step<(usize,
             }
         }
     }
+    match escaped_at(hay, at, needle, Reading::Longest) {
+        Step::Not if needle.contains(&b'%') => escaped_at(hay, at, needle, Reading::Shortest),
+        answer => answer,
+    }
+}
+
+/// How to read the percent sign of a needle where `%2525` could be one written twice-encoded, or `%25` and more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Longest,
+    Shortest,
+}
+
+fn escaped_at(hay: &Hay<'_>, at: usize, needle: &[u8], reading: Reading) -> Step<(usize, Form)> {
     let (mut end, mut form) = (at, Form::Raw);
     for byte in needle {
-        match unit_at(hay, end, *byte) {
+        match unit_at(hay, end, *byte, reading) {
             Step::Is((len, unit)) => (end, form) = (end + len, form.max(unit)),
             Step::Not => return Step::Not,
             Step::More => return Step::More,
         }
     }
-    match token_ends(hay, end, needle, form) {
-        Step::Is(()) => Step::Is((end, form)),
-        Step::Not => Step::Not,
-        Step::More => Step::More,
-    }
+    token_ends(hay, end, needle, form).and_then(|()| Step::Is((end, form)))
 }
 
 /// Matches one written form of `byte` and answers its length.
-fn unit_at(hay: &Hay<'_>, at: usize, byte: u8) -> Step<(usize, Form)> {
+fn unit_at(hay: &Hay<'_>, at: usize, byte: u8, reading: Reading) -> Step<(usize, Form)> {
     let escaped = match hay.peek(at) {
         Peek::More => return Step::More,
+        Peek::Byte(b'%') if byte == b'%' && reading == Reading::Shortest => once_at(hay, at, byte),
         Peek::Byte(b'%') => percent_at(hay, at, byte),
         Peek::Byte(b'\\') => json_at(hay, at, byte),
         Peek::Byte(b'+') if byte == b' ' => return Step::Is((1, Form::Percent)),
@@ -64,19 +76,20 @@ fn percent_at(hay: &Hay<'_>, at: usize, byte: u8) -> Step<(usize, Form)> {
     match twice {
         Step::Is(len) => Step::Is((3 + len, Form::PercentTwice)),
         Step::More => Step::More,
-        Step::Not => match digits_at(hay, at + 1, byte) {
-            Step::Is(len) => Step::Is((
-                1 + len,
-                if len > 2 {
-                    Form::PercentTwice
-                } else {
-                    Form::Percent
-                },
-            )),
-            Step::Not => Step::Not,
-            Step::More => Step::More,
-        },
+        Step::Not => once_at(hay, at, byte),
     }
+}
+
+/// `%HH`, whose digits may be encoded themselves.
+fn once_at(hay: &Hay<'_>, at: usize, byte: u8) -> Step<(usize, Form)> {
+    let form = |len| {
+        if len > 2 {
+            Form::PercentTwice
+        } else {
+            Form::Percent
+        }
+    };
+    digits_at(hay, at + 1, byte).and_then(|len| Step::Is((1 + len, form(len))))
 }
 
 fn digits_at(hay: &Hay<'_>, at: usize, byte: u8) -> Step<usize> {

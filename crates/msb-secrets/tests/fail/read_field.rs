@@ -1,0 +1,11 @@
+//! A value has no field to read.
+
+use msb_secrets::SecretValue;
+
+fn read(value: &SecretValue) -> &str {
+    &value.text
+}
+
+fn main() {
+    let _ = read;
+}
