@@ -2,13 +2,17 @@
 # extract hook, on the host and without privileges, so programs of the root are started through
 # the root's own loader. Everything written here must depend on the packages alone.
 set -eu
+umask 022
 root=$1
 cd "$root"
 
+# Not lib64/ld-linux-x86-64.so.2: that links to an absolute path, which here is the host's loader.
+libraries=$root/usr/lib/x86_64-linux-gnu
 guest() {
     program=$1
     shift
-    "$root/lib64/ld-linux-x86-64.so.2" --library-path "$root/usr/lib/x86_64-linux-gnu" "$root/$program" "$@"
+    OPENSSL_CONF=/dev/null "$libraries/ld-linux-x86-64.so.2" --inhibit-cache \
+        --library-path "$libraries" "$root/$program" "$@"
 }
 
 # base-files, base-passwd
@@ -22,7 +26,10 @@ cp usr/share/base-files/profile etc/profile
 find usr/share/libc-bin usr/share/base-files -name nsswitch.conf -exec cp {} etc/nsswitch.conf \;
 mkdir -p dev proc sys run tmp var/tmp mnt opt srv usr/local/bin usr/local/lib usr/local/sbin
 chmod 1777 tmp var/tmp
-ln -sfn /run var/run
+chmod 755 var/local
+rm -rf var/run var/lock
+ln -s /run var/run
+ln -s /run/lock var/lock
 ln -sfn ../proc/self/mounts etc/mtab
 
 # What mmdebstrap took from the building host.
@@ -67,7 +74,7 @@ usr/sbin/ldconfig -r "$root" -X
 python=$(readlink usr/bin/python3)
 PYTHONHOME="$root/usr" PYTHONDONTWRITEBYTECODE=1 guest "usr/bin/$python" -m compileall -q \
     --invalidation-mode unchecked-hash -s "$root" -p / \
-    -x '/(test|idlelib|lib2to3|distutils|turtledemo)/' "usr/lib/$python"
+    -x '/(test|idlelib|lib2to3|distutils|turtledemo)/|/sitecustomize' "usr/lib/$python"
 
 # Nothing in the guest reads these.
 rm -rf etc/cron.daily etc/init.d etc/logrotate.d etc/rc?.d etc/systemd etc/update-motd.d \

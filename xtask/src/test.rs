@@ -57,7 +57,7 @@ pub(crate) fn run(prepare: Prepare) -> Result<()> {
     })?;
     report.check("documentation", || {
         let mut doc = process::cargo();
-        doc.args(["doc", "--quiet", "--workspace", "--no-deps"]);
+        doc.args(["doc", "--workspace", "--no-deps"]);
         process::show(doc.env("RUSTDOCFLAGS", "-D warnings")).map(|()| Vec::new())
     })?;
     report.check("tests", tests)?;
