@@ -1,2 +1,49 @@
-//! The msb command.
-fn main() {}
+//! The `msb` command: its arguments, its exit codes, and nothing that a Rust program could not do with the crate `msb`.
+#![forbid(unsafe_code)]
+
+mod args;
+mod interrupt;
+mod report;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use crate::args::{Cli, Task};
+
+/// Our own failures, as against the command's own exit status: what `env`, `timeout` and container tools use too.
+const OWN_FAILURE: u8 = 125;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are not failures. A reader who has gone is nobody to tell.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(OWN_FAILURE),
+            };
+        }
+    };
+    report::start_log(&cli.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return report::failure(&anyhow::Error::new(error).context("cannot start")),
+    };
+    let outcome = match cli.task {
+        Task::Run(run) => runtime.block_on(run::run(*run)),
+    };
+    // A read of standard input that nobody waits for any more must not hold the process back.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => report::failure(&error),
+    }
+}

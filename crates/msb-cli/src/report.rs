@@ -1,0 +1,55 @@
+//! What msb itself says, on standard error.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts the log at `filter`; one that does not parse is told, and `warn` is used.
+pub(crate) fn start_log(filter: &str) {
+    let (filter, complaint) = match EnvFilter::try_new(filter) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("warn"), Some(error)),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    if let Some(error) = complaint {
+        tracing::warn!("the log filter does not parse, using `warn`: {error}");
+    }
+}
+
+/// Tells a failure with its causes on one line (a console's lines follow it) and gives its exit code.
+pub(crate) fn failure(error: &anyhow::Error) -> ExitCode {
+    // With standard error gone nobody is left to tell.
+    let _ = writeln!(std::io::stderr(), "msb: {error:#}");
+    ExitCode::from(exit_code(error))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<msb::Error>() {
+        Some(msb::Error::ProgramNotFound(_)) => 127,
+        Some(msb::Error::ProgramNotExecutable(_)) => 126,
+        _ => crate::OWN_FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_env_and_timeout() {
+        for (error, expected) in [
+            (msb::Error::ProgramNotFound("x".into()), 127),
+            (msb::Error::ProgramNotExecutable("x".into()), 126),
+            (msb::Error::Config("x".into()), 125),
+        ] {
+            assert_eq!(exit_code(&error.into()), expected);
+        }
+        assert_eq!(exit_code(&anyhow::anyhow!("x")), 125);
+    }
+}

@@ -1,0 +1,212 @@
+//! `msb run`: one sandbox, one command, and nothing left behind.
+
+use std::ffi::OsString;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use bytes::Bytes;
+use msb::{Piece, Sandbox, SandboxBuilder, Stdin};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::args::Run;
+use crate::interrupt::Interrupts;
+
+/// The largest piece of standard input read at once, in bytes.
+const INPUT_CHUNK: usize = 64 * 1024;
+
+/// Runs the command to its end and returns the exit status for it.
+///
+/// # Errors
+/// What kept the command from running or cut it off.
+pub(crate) async fn run(args: Run) -> Result<u8> {
+    let mut interrupts = Interrupts::new().context("cannot watch for signals")?;
+    let command = utf8(&args.command)?;
+    let interactive = args.interactive;
+    let workdir = args.workdir.clone();
+    let builder = builder(args)?;
+    let sandbox = tokio::select! {
+        sandbox = builder.create() => sandbox?,
+        code = interrupts.next() => return Ok(code),
+    };
+    let outcome = tokio::select! {
+        outcome = execute(&sandbox, &command, workdir, interactive) => outcome,
+        code = interrupts.next() => Ok(code),
+    };
+    // Nothing of the guest is kept, so it need not be powered off in order.
+    sandbox.kill().await;
+    outcome
+}
+
+fn builder(args: Run) -> Result<SandboxBuilder> {
+    let mut builder = Sandbox::builder(args.name)
+        .cpus(args.cpus)
+        .memory(args.memory)
+        .accelerator(args.accel);
+    if let Some(image) = args.image {
+        builder = builder.image(image);
+    }
+    for (path, set) in [
+        (args.rootfs, SandboxBuilder::rootfs as fn(_, _) -> _),
+        (args.kernel, SandboxBuilder::kernel),
+        (args.initramfs, SandboxBuilder::initramfs),
+        (args.qemu, SandboxBuilder::qemu),
+    ] {
+        if let Some(path) = path {
+            builder = set(builder, path);
+        }
+    }
+    for text in args.env {
+        let (name, value) = variable(&text)?;
+        builder = builder.env(name, value);
+    }
+    for secret in args.secrets {
+        let value = host_variable(&secret.name).with_context(|| {
+            format!("the secret {0} has no value: export {0} first", secret.name)
+        })?;
+        builder = builder.secret(|mut s| {
+            for host in secret.hosts {
+                s = if host.contains('*') {
+                    s.allow_host_pattern(host)
+                } else {
+                    s.allow_host(host)
+                };
+            }
+            s.env(secret.name).value(value)
+        });
+    }
+    let intercept = args.tls_intercept
+        || !args.tls_intercept_ports.is_empty()
+        || !args.tls_bypass.is_empty()
+        || !args.tls_upstream_ca_certs.is_empty();
+    Ok(builder.network(|mut n| {
+        n = n
+            .profiles(args.net)
+            .on_secret_violation(args.on_secret_violation);
+        for host in args.add_hosts {
+            n = n.add_host(host.name, host.address);
+        }
+        if !intercept {
+            return n;
+        }
+        n.tls(|mut t| {
+            if !args.tls_intercept_ports.is_empty() {
+                t = t.intercepted_ports(args.tls_intercept_ports);
+            }
+            for pattern in args.tls_bypass {
+                t = t.bypass(pattern);
+            }
+            for file in args.tls_upstream_ca_certs {
+                t = t.upstream_ca_cert(file);
+            }
+            t
+        })
+    }))
+}
+
+/// `NAME=VALUE`, or `NAME` for the value it has here.
+fn variable(text: &str) -> Result<(String, String)> {
+    if let Some((name, value)) = text.split_once('=') {
+        return Ok((name.to_owned(), value.to_owned()));
+    }
+    let value = host_variable(text)
+        .with_context(|| format!("--env {text}: export {text} first or write {text}=VALUE"))?;
+    Ok((text.to_owned(), value))
+}
+
+/// A variable of msb's own environment. The errors do not show it.
+fn host_variable(name: &str) -> Result<String> {
+    let value =
+        std::env::var_os(name).ok_or_else(|| anyhow!("the environment has no variable {name}"))?;
+    value
+        .into_string()
+        .map_err(|_| anyhow!("the value of the environment variable {name} is not UTF-8"))
+}
+
+fn utf8(command: &[OsString]) -> Result<Vec<String>> {
+    command
+        .iter()
+        .map(|word| match word.to_str() {
+            Some(word) => Ok(word.to_owned()),
+            None => bail!("the command's argument {word:?} is not UTF-8"),
+        })
+        .collect()
+}
+
+async fn execute(
+    sandbox: &Sandbox,
+    command: &[String],
+    workdir: Option<String>,
+    interactive: bool,
+) -> Result<u8> {
+    let (program, args) = command.split_first().context("there is no command")?;
+    let mut command = sandbox.command(program).args(args);
+    if let Some(dir) = workdir {
+        command = command.cwd(dir);
+    }
+    let mut process = command.spawn().await?;
+    let stdin = process.take_stdin();
+    if interactive && let Some(stdin) = stdin {
+        // A read of a terminal cannot be cancelled: it is left behind when the command has ended.
+        tokio::spawn(feed(stdin));
+    }
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    loop {
+        match process.next().await? {
+            Piece::Stdout(bytes) => write(&mut stdout, &bytes, "standard output").await?,
+            Piece::Stderr(bytes) => write(&mut stderr, &bytes, "standard error").await?,
+            Piece::Exit(status) => return Ok(status.shell_code()),
+        }
+    }
+}
+
+async fn write(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8], name: &str) -> Result<()> {
+    let write = async {
+        to.write_all(bytes).await?;
+        to.flush().await
+    };
+    write
+        .await
+        .with_context(|| format!("cannot write to {name}"))
+}
+
+async fn feed(stdin: Stdin) {
+    let mut source = tokio::io::stdin();
+    let mut buffer = vec![0; INPUT_CHUNK];
+    loop {
+        match source.read(&mut buffer).await {
+            Ok(0) => break,
+            Ok(len) => {
+                let bytes = Bytes::copy_from_slice(&buffer[..len]);
+                if stdin.write(bytes).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!("cannot read standard input: {error}");
+                break;
+            }
+        }
+    }
+    // Fails only when the command has ended.
+    let _ = stdin.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_given_or_taken_from_here() {
+        let path = std::env::var("PATH").expect("set");
+        for (text, expected) in [
+            ("A=b", Some(("A", "b"))),
+            ("A=", Some(("A", ""))),
+            ("A=b=c", Some(("A", "b=c"))),
+            ("PATH", Some(("PATH", path.as_str()))),
+            ("MSB_TEST_NOT_SET", None),
+        ] {
+            let got = variable(text).ok();
+            let expected = expected.map(|(n, v): (&str, &str)| (n.to_owned(), v.to_owned()));
+            assert_eq!(got, expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What can go wrong with a sandbox, grouped by whose fault it is.
+
+use std::time::Duration;
+
+/// An error of a sandbox. Never holds a secret's value.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration cannot be what was meant. Nothing was started.
+    #[error("{0}")]
+    Config(String),
+    /// A secret's configuration is wrong. Nothing was started.
+    #[error(transparent)]
+    Secret(#[from] msb_secrets::Error),
+    /// The network policy does not parse. Nothing was started.
+    #[error(transparent)]
+    Policy(#[from] msb_policy::Error),
+    /// TLS interception cannot be set up. Nothing was started.
+    #[error("TLS interception cannot be set up")]
+    Tls(#[from] msb_tls_proxy::Error),
+    /// Kernel, initramfs or image are missing or unusable.
+    #[error(transparent)]
+    Image(#[from] msb_image::Error),
+    /// QEMU cannot run the machine.
+    #[error(transparent)]
+    Machine(#[from] msb_vmm::Error),
+    /// The guest died while it booted.
+    #[error("the guest died while it booted; its last lines were:\n{console}")]
+    BootFailed {
+        /// The last lines of the guest's console and of QEMU.
+        console: String,
+    },
+    /// The guest's agent did not answer in time.
+    #[error(
+        "the guest did not come up within {} s; its last lines were:\n{console}", waited.as_secs()
+    )]
+    BootTimeout {
+        /// How long was waited.
+        waited: Duration,
+        /// The last lines of the guest's console and of QEMU.
+        console: String,
+    },
+    /// The guest's interface or trust could not be brought up.
+    #[error("the guest's agent refused its configuration: {0}")]
+    GuestRefused(String),
+    /// The program is not there (a shell would exit with 127).
+    #[error("no such program in the guest: {0}")]
+    ProgramNotFound(String),
+    /// The program is there and cannot be executed (a shell would exit with 126).
+    #[error("the guest cannot execute {0}")]
+    ProgramNotExecutable(String),
+    /// The agent refused the request otherwise.
+    #[error("the guest's agent refused: {0}")]
+    Agent(String),
+    /// The sandbox has ended: stopped, killed, or its guest has powered off.
+    #[error("the sandbox has ended: {reason}")]
+    Ended {
+        /// Why.
+        reason: String,
+    },
+    /// A program wrote more than [`Sandbox::exec`](crate::Sandbox::exec) collects. Use
+    /// [`Command::spawn`](crate::Command::spawn) and take it piece by piece.
+    #[error("the program wrote more than {limit} bytes; read its output piece by piece instead")]
+    OutputLimit {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The program's output is not UTF-8. Its bytes are in [`Output`](crate::Output).
+    #[error("the program's {stream} is not UTF-8 from byte {valid_up_to}")]
+    NotUtf8 {
+        /// `stdout` or `stderr`.
+        stream: &'static str,
+        /// How many bytes before that are.
+        valid_up_to: usize,
+    },
+    /// The host refused a resource.
+    #[error("the host refused {what}")]
+    Host {
+        /// What was asked for.
+        what: &'static str,
+        /// Why it was refused.
+        source: std::io::Error,
+    },
+}

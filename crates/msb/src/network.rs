@@ -1,0 +1,110 @@
+//! The network's part of a sandbox's configuration.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use msb_secrets::ViolationAction;
+
+/// What a name added with [`NetworkBuilder::add_host`] resolves to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostAddress {
+    /// This address.
+    Ip(IpAddr),
+    /// The host: connections reach its loopback interface, if the policy allows the group `host`.
+    HostGateway,
+}
+
+impl From<IpAddr> for HostAddress {
+    fn from(address: IpAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+/// Configures the sandbox's network. Obtained through
+/// [`SandboxBuilder::network`](crate::SandboxBuilder::network).
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct NetworkBuilder {
+    pub(crate) profiles: Option<String>,
+    pub(crate) hosts: Vec<(String, HostAddress)>,
+    pub(crate) on_violation: ViolationAction,
+    pub(crate) tls: Option<TlsBuilder>,
+}
+
+impl NetworkBuilder {
+    /// What the guest may reach: a comma-separated list of `public`, `private`, `host`, `metadata`, `all` and
+    /// `none`. Default: `public`.
+    pub fn profiles(mut self, profiles: impl Into<String>) -> Self {
+        self.profiles = Some(profiles.into());
+        self
+    }
+
+    /// Makes `name` resolve to `address` in the guest. Further calls with the same name add addresses.
+    pub fn add_host(mut self, name: impl Into<String>, address: impl Into<HostAddress>) -> Self {
+        self.hosts.push((name.into(), address.into()));
+        self
+    }
+
+    /// What happens when a placeholder heads for a host its secret is not allowed for.
+    /// Default: [`ViolationAction::Block`].
+    pub fn on_secret_violation(mut self, action: ViolationAction) -> Self {
+        self.on_violation = action;
+        self
+    }
+
+    /// Switches TLS interception on and configures it. A secret switches it on by itself.
+    pub fn tls(mut self, configure: impl FnOnce(TlsBuilder) -> TlsBuilder) -> Self {
+        self.tls = Some(configure(self.tls.take().unwrap_or_default()));
+        self
+    }
+}
+
+/// Configures TLS interception. Obtained through [`NetworkBuilder::tls`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct TlsBuilder {
+    pub(crate) enabled: bool,
+    pub(crate) ports: Vec<u16>,
+    pub(crate) bypass: Vec<String>,
+    pub(crate) upstream_ca_files: Vec<PathBuf>,
+}
+
+impl Default for TlsBuilder {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ports: vec![443],
+            bypass: Vec::new(),
+            upstream_ca_files: Vec::new(),
+        }
+    }
+}
+
+impl TlsBuilder {
+    /// Switches interception on or off. Off together with a secret is a build error, since nothing could put the
+    /// secret in.
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.enabled = enabled;
+        self
+    }
+
+    /// Leaves connections to these hosts alone: an exact name, or `*.suffix` for its subdomains at any depth.
+    /// The guest sees the server's own certificate. May be called several times.
+    pub fn bypass(mut self, pattern: impl Into<String>) -> Self {
+        self.bypass.push(pattern.into());
+        self
+    }
+
+    /// The TCP ports on which TLS is intercepted, instead of 443.
+    pub fn intercepted_ports(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
+        self.ports = ports.into_iter().collect();
+        self
+    }
+
+    /// Trusts the certificates of a PEM file when servers are verified, besides the host's own roots. An unreadable
+    /// file, or one without a certificate, is a build error. May be called several times.
+    pub fn upstream_ca_cert(mut self, path: impl Into<PathBuf>) -> Self {
+        self.upstream_ca_files.push(path.into());
+        self
+    }
+}

@@ -1,0 +1,366 @@
+//! A checked configuration. Pure: what can be known without looking at the machine is settled here.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU8;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use msb_name::{HostName, HostPattern};
+use msb_net::HostEntry;
+use msb_policy::{BypassList, NetworkPolicy};
+use msb_secrets::{Secret, SecretBuilder, SecretSet, ViolationAction};
+use msb_vmm::AcceleratorChoice;
+
+use crate::event::Sink;
+use crate::network::{HostAddress, NetworkBuilder, TlsBuilder};
+use crate::{Error, SandboxBuilder};
+
+/// What the base image and its services need; less and the guest dies of memory with no word why.
+const LEAST_MEMORY_MIB: u32 = 128;
+/// DNS is answered on the host, whatever address it is sent to.
+const DNS_PORT: u16 = 53;
+
+pub(crate) struct Plan {
+    pub(crate) name: String,
+    pub(crate) image: String,
+    pub(crate) rootfs: Option<PathBuf>,
+    pub(crate) kernel: Option<PathBuf>,
+    pub(crate) initramfs: Option<PathBuf>,
+    pub(crate) store: Option<PathBuf>,
+    pub(crate) qemu: Option<PathBuf>,
+    pub(crate) accelerator: AcceleratorChoice,
+    pub(crate) cpus: NonZeroU8,
+    pub(crate) memory_mib: u32,
+    /// The guest's, placeholders included.
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) secrets: SecretSet,
+    pub(crate) policy: Arc<NetworkPolicy>,
+    pub(crate) hosts: Vec<(HostName, HostEntry)>,
+    pub(crate) on_violation: ViolationAction,
+    pub(crate) interception: Option<Interception>,
+    pub(crate) on_event: Option<Sink>,
+    pub(crate) boot_timeout: Duration,
+    pub(crate) warnings: Vec<String>,
+}
+
+pub(crate) struct Interception {
+    pub(crate) ports: Vec<u16>,
+    pub(crate) bypass: BypassList,
+    pub(crate) upstream_ca_files: Vec<PathBuf>,
+}
+
+impl Plan {
+    pub(crate) fn new(builder: SandboxBuilder) -> Result<Self, Error> {
+        check_name(&builder.name)?;
+        let cpus = NonZeroU8::new(builder.cpus)
+            .ok_or_else(|| Error::Config("a sandbox needs at least 1 cpu".into()))?;
+        if builder.memory_mib < LEAST_MEMORY_MIB {
+            return Err(Error::Config(format!(
+                "{} MiB of memory are too few: at least {LEAST_MEMORY_MIB} are needed",
+                builder.memory_mib
+            )));
+        }
+        let secrets = builder
+            .secrets
+            .into_iter()
+            .map(SecretBuilder::build)
+            .collect::<Result<Vec<_>, _>>()?;
+        let network = builder.network;
+        let interception = plan_interception(&network, !secrets.is_empty())?;
+        let warnings = check_reach(&secrets, &network, interception.as_ref())?;
+        let secrets = SecretSet::new(secrets)?;
+        Ok(Self {
+            env: merge_env(builder.env, &secrets)?,
+            secrets,
+            policy: Arc::new(match &network.profiles {
+                Some(text) => NetworkPolicy::parse(text)?,
+                None => NetworkPolicy::default(),
+            }),
+            hosts: plan_hosts(network.hosts)?,
+            on_violation: network.on_violation,
+            interception,
+            name: builder.name,
+            image: builder.image,
+            rootfs: builder.rootfs,
+            kernel: builder.kernel,
+            initramfs: builder.initramfs,
+            store: builder.store,
+            qemu: builder.qemu,
+            accelerator: builder.accelerator,
+            cpus,
+            memory_mib: builder.memory_mib,
+            on_event: builder.on_event,
+            boot_timeout: builder.boot_timeout,
+            warnings,
+        })
+    }
+}
+
+/// The name is the guest's host name: one label of RFC 1123.
+fn check_name(name: &str) -> Result<(), Error> {
+    let good = (1..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if good {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "{name:?} cannot be a sandbox's name: use 1 to 63 of a-z, 0-9 and inner hyphens"
+    )))
+}
+
+fn merge_env(
+    mut env: BTreeMap<String, String>,
+    secrets: &SecretSet,
+) -> Result<BTreeMap<String, String>, Error> {
+    for (name, value) in &env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return Err(Error::Config(format!(
+                "{name:?} cannot be an environment variable: names have no `=`, and neither part a NUL"
+            )));
+        }
+    }
+    for (name, placeholder) in secrets.env() {
+        if env
+            .insert(name.to_owned(), placeholder.to_owned())
+            .is_some()
+        {
+            return Err(Error::Config(format!(
+                "{name} is both an environment variable and a secret; drop one of them"
+            )));
+        }
+    }
+    Ok(env)
+}
+
+fn plan_hosts(hosts: Vec<(String, HostAddress)>) -> Result<Vec<(HostName, HostEntry)>, Error> {
+    hosts
+        .into_iter()
+        .map(|(name, address)| {
+            let name = HostName::parse(&name)
+                .map_err(|error| Error::Config(format!("the added host: {error}")))?;
+            let entry = match address {
+                HostAddress::Ip(address) => HostEntry::Ip(address),
+                HostAddress::HostGateway => HostEntry::HostGateway,
+            };
+            Ok((name, entry))
+        })
+        .collect()
+}
+
+fn plan_interception(
+    network: &NetworkBuilder,
+    has_secrets: bool,
+) -> Result<Option<Interception>, Error> {
+    let tls = match &network.tls {
+        Some(tls) if !tls.enabled => return Ok(None),
+        Some(tls) => tls.clone(),
+        None if has_secrets => TlsBuilder::default(),
+        None => return Ok(None),
+    };
+    if tls.ports.is_empty() || tls.ports.contains(&0) {
+        return Err(Error::Config(
+            "TLS interception needs at least one port, from 1 to 65535; leave it out or switch it off".into(),
+        ));
+    }
+    if tls.ports.contains(&DNS_PORT) {
+        return Err(Error::Config(
+            "port 53 cannot be intercepted as TLS: DNS is answered there".into(),
+        ));
+    }
+    Ok(Some(Interception {
+        ports: tls.ports,
+        bypass: BypassList::parse(&tls.bypass)?,
+        upstream_ca_files: tls.upstream_ca_files,
+    }))
+}
+
+/// Refuses a secret that nothing could put in (SPEC S12); returns warnings for those that may be half out of reach.
+fn check_reach(
+    secrets: &[Secret],
+    network: &NetworkBuilder,
+    interception: Option<&Interception>,
+) -> Result<Vec<String>, Error> {
+    let mut warnings = Vec::new();
+    let network_is_off = network
+        .profiles
+        .as_deref()
+        .is_some_and(|text| text.trim() == "none");
+    for secret in secrets {
+        let env = secret.env();
+        let Some(interception) = interception else {
+            return Err(Error::Config(format!(
+                "nothing could put the secret {env} in: TLS interception is switched off; switch it on or drop the secret"
+            )));
+        };
+        if network_is_off {
+            return Err(Error::Config(format!(
+                "nothing could put the secret {env} in: the network is `none`; allow its hosts or drop the secret"
+            )));
+        }
+        for pattern in secret.scope().patterns().iter() {
+            match &pattern {
+                HostPattern::Exact(host) if interception.bypass.covers(host) => {
+                    return Err(Error::Config(format!(
+                        "nothing could put the secret {env} in for {host}: that host is bypassed; drop the bypass or the host"
+                    )));
+                }
+                _ => {}
+            }
+            for bypass in interception.bypass.iter().filter(|b| overlap(b, &pattern)) {
+                warnings.push(format!(
+                    "the secret {env} is allowed for {pattern}, but is not put in for what the bypass {bypass} covers"
+                ));
+            }
+        }
+    }
+    Ok(warnings)
+}
+
+/// Whether some host is matched by both.
+fn overlap(a: &HostPattern, b: &HostPattern) -> bool {
+    let below = |host: &HostName, suffix: &HostName| {
+        host == suffix
+            || host
+                .as_str()
+                .strip_suffix(suffix.as_str())
+                .is_some_and(|rest| rest.ends_with('.'))
+    };
+    match (a, b) {
+        (HostPattern::Exact(a), HostPattern::Exact(b)) => a == b,
+        (HostPattern::Exact(host), HostPattern::Suffix(suffix))
+        | (HostPattern::Suffix(suffix), HostPattern::Exact(host)) => {
+            host != suffix && below(host, suffix)
+        }
+        (HostPattern::Suffix(a), HostPattern::Suffix(b)) => below(a, b) || below(b, a),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builder() -> SandboxBuilder {
+        SandboxBuilder::new("worker".into())
+    }
+
+    fn with_secret() -> SandboxBuilder {
+        builder().secret_env("API_KEY", "sk-canary-value", "api.example.com")
+    }
+
+    #[track_caller]
+    fn check_refused(builder: SandboxBuilder, expected: &str) {
+        let error = match Plan::new(builder) {
+            Ok(_) => panic!("accepted, but expected: {expected}"),
+            Err(error) => error.to_string(),
+        };
+        assert!(error.contains(expected), "{error}\nexpected: {expected}");
+        assert!(!error.contains("canary"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_and_says_why() {
+        for name in ["", "Worker", "-a", "a-", "a_b", &"a".repeat(64)] {
+            check_refused(
+                SandboxBuilder::new(name.into()),
+                "cannot be a sandbox's name",
+            );
+        }
+        check_refused(builder().cpus(0), "at least 1 cpu");
+        check_refused(builder().memory(64), "64 MiB of memory are too few");
+        check_refused(
+            builder().env("A=B", "c"),
+            "cannot be an environment variable",
+        );
+        check_refused(builder().env("", "c"), "cannot be an environment variable");
+        check_refused(with_secret().env("API_KEY", "x"), "API_KEY is both");
+        check_refused(builder().network(|n| n.profiles("publik")), "publik");
+        check_refused(
+            builder().network(|n| n.add_host("bad host", HostAddress::HostGateway)),
+            "the added host",
+        );
+        check_refused(builder().network(|n| n.tls(|t| t.bypass("a.*.b"))), "a.*.b");
+        check_refused(
+            builder().network(|n| n.tls(|t| t.intercepted_ports([]))),
+            "at least one port",
+        );
+        check_refused(
+            builder().network(|n| n.tls(|t| t.intercepted_ports([443, 53]))),
+            "port 53",
+        );
+    }
+
+    #[test]
+    fn a_secret_nothing_could_put_in_is_refused() {
+        check_refused(
+            with_secret().network(|n| n.tls(|t| t.enabled(false))),
+            "API_KEY in: TLS interception is switched off",
+        );
+        check_refused(
+            with_secret().network(|n| n.profiles("none")),
+            "API_KEY in: the network is `none`",
+        );
+        for bypass in ["api.example.com", "*.example.com", "API.Example.com."] {
+            check_refused(
+                with_secret().network(|n| n.tls(|t| t.bypass(bypass))),
+                "api.example.com: that host is bypassed",
+            );
+        }
+    }
+
+    #[test]
+    fn patterns_that_overlap_a_bypass_are_a_warning() {
+        let warnings = |pattern: &str, bypass: &str| {
+            let builder = builder()
+                .secret(|s| s.env("API_KEY").value("v").allow_host_pattern(pattern))
+                .network(|n| n.tls(|t| t.bypass(bypass)));
+            match Plan::new(builder) {
+                Ok(plan) => plan.warnings.len(),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        for (pattern, bypass, expected) in [
+            ("*.example.com", "pinned.example.com", 1),
+            ("*.a.example.com", "*.example.com", 1),
+            ("*.example.com", "*.a.example.com", 1),
+            ("*.example.com", "example.com", 0),
+            ("*.example.com", "evilexample.com", 0),
+            ("*.example.com", "*.example.org", 0),
+        ] {
+            assert_eq!(
+                warnings(pattern, bypass),
+                expected,
+                "{pattern} and {bypass}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_secret_switches_interception_on_by_itself() {
+        let ports = |builder| match Plan::new(builder) {
+            Ok(plan) => plan.interception.map(|i| i.ports),
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(ports(builder()), None);
+        assert_eq!(ports(with_secret()), Some(vec![443]));
+        assert_eq!(ports(builder().network(|n| n.tls(|t| t))), Some(vec![443]));
+        assert_eq!(
+            ports(with_secret().network(|n| n.tls(|t| t.intercepted_ports([8443])))),
+            Some(vec![8443])
+        );
+    }
+
+    #[test]
+    fn the_guest_sees_placeholders_and_never_values() {
+        let plan = match Plan::new(with_secret().env("MODE", "test")) {
+            Ok(plan) => plan,
+            Err(error) => panic!("{error}"),
+        };
+        let env: Vec<_> = plan.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(env, ["API_KEY=$MSB_API_KEY", "MODE=test"]);
+    }
+}
