@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use aho_corasick::packed::{self, Searcher};
-use aho_corasick::{AhoCorasick, Input};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 
 use super::base64::{Aligned, characters};
 
@@ -43,7 +43,15 @@ impl Prefilter {
         {
             return Self::Packed(searcher);
         }
-        AhoCorasick::new(&literals).map_or(Self::Nothing, Self::Automaton)
+        // Leftmost: a candidate must never be passed over for one that starts later and ends earlier.
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostFirst)
+            .kind(Some(AhoCorasickKind::DFA))
+            .build(&literals);
+        Self::Automaton(
+            automaton
+                .expect("placeholders of 1024 bytes give too few states to overflow an automaton"),
+        )
     }
 
     /// The first position from `from` on where a literal stands.

@@ -176,7 +176,24 @@ proptest! {
     fn the_engine_finds_what_the_reference_finds(needles in needles(), input in input()) {
         let engine = Engine::new(needles.iter().map(|needle| needle.as_bytes()));
         let found: Vec<_> = find_all(&engine, &input).into_iter().map(|found| (found.needle, found.start, found.end)).collect();
-        prop_assert_eq!(found, reference(&needles, &input), "in {}", String::from_utf8_lossy(&input));
+        let expected = reference(&needles, &input);
+        prop_assert_eq!(&found, &expected, "in {}", String::from_utf8_lossy(&input));
+    }
+}
+
+proptest! {
+    // Few cases: an automaton is built for each.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn many_needles_find_what_the_reference_finds(needles in needles(), inputs in proptest::collection::vec(input(), 16)) {
+        // Needles that do not occur push the prefilter over to its automaton.
+        let strangers: Vec<String> = (0..40u8).map(|i| format!("{}{}~~~~", char::from(b'C' + i % 20), char::from(b'p' + i / 20))).collect();
+        let engine = Engine::new(needles.iter().chain(&strangers).map(|needle| needle.as_bytes()));
+        for input in inputs {
+            let found: Vec<_> = find_all(&engine, &input).into_iter().map(|found| (found.needle, found.start, found.end)).collect();
+            prop_assert_eq!(found, reference(&needles, &input), "in {}", String::from_utf8_lossy(&input));
+        }
     }
 }
 
