@@ -2,36 +2,22 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use msb_secrets::{RequestRewriter, StreamRewriter, Violation};
-use tokio::sync::Notify;
 
 use super::bridge::RequestContext;
+use super::expect::Gate;
 use crate::session::head::{InjectFault, inject_trailers};
-
-/// A wait before the first byte of a body is asked for.
-pub(crate) type Gate = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Waits until `opened`, at most for `wait`. Until then the guest gets no 100 (Continue), because
-/// the HTTP library sends one as soon as the body is asked for.
-pub(crate) fn gate(opened: Arc<Notify>, wait: Duration) -> Gate {
-    Box::pin(async move {
-        // Whether the server answered or kept silent, the body goes out (RFC 9110 section 10.1.1).
-        let _ = tokio::time::timeout(wait, opened.notified()).await;
-    })
-}
 
 /// A body that fails, rather than ends, at a violation.
 pub(crate) struct ScannedBody {
-    incoming: Incoming,
+    /// None once it will not be read.
+    incoming: Option<Incoming>,
     stream: StreamRewriter,
     request: RequestRewriter,
     gate: Option<Gate>,
@@ -58,7 +44,7 @@ impl ScannedBody {
         context: RequestContext,
     ) -> Self {
         Self {
-            incoming,
+            incoming: Some(incoming),
             stream: request.body(),
             request,
             gate,
@@ -81,6 +67,8 @@ impl ScannedBody {
                 let pieces = self.stream.push(data);
                 self.ready
                     .extend(pieces.map_err(|found| self.violation(found))?);
+                // Now, not at the end: a body with a length is not asked for more once it has that.
+                self.context.report(self.stream.take_notes());
                 return Ok(());
             }
             Some(Err(other)) => other.into_trailers().ok(),
@@ -113,7 +101,9 @@ impl Body for ScannedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let this = &mut *self;
         if let Some(gate) = &mut this.gate {
-            ready!(gate.as_mut().poll(context));
+            if !ready!(gate.as_mut().poll(context)) {
+                this.incoming = None;
+            }
             this.gate = None;
         }
         loop {
@@ -130,7 +120,11 @@ impl Body for ScannedBody {
                         .map(|trailers| Ok(Frame::trailers(trailers))),
                 );
             }
-            let frame = ready!(Pin::new(&mut this.incoming).poll_frame(context)).transpose();
+            let Some(incoming) = &mut this.incoming else {
+                // Neither an error nor an end: the answer to this request is still being read.
+                return Poll::Pending;
+            };
+            let frame = ready!(Pin::new(incoming).poll_frame(context)).transpose();
             let taken = frame
                 .map_err(BodyFault::Guest)
                 .and_then(|frame| this.take_frame(frame));
@@ -142,7 +136,7 @@ impl Body for ScannedBody {
 
     fn is_end_stream(&self) -> bool {
         match self.state {
-            State::Untouched => self.incoming.is_end_stream(),
+            State::Untouched => self.incoming.as_ref().is_some_and(Body::is_end_stream),
             State::Streaming => false,
             State::Finished => self.ready.is_empty() && self.trailers.is_none(),
         }
@@ -151,7 +145,10 @@ impl Body for ScannedBody {
     fn size_hint(&self) -> SizeHint {
         match self.state {
             // Nothing is put into bodies, so they keep their length.
-            State::Untouched => self.incoming.size_hint(),
+            State::Untouched => self
+                .incoming
+                .as_ref()
+                .map_or_else(SizeHint::default, Body::size_hint),
             _ => SizeHint::default(),
         }
     }

@@ -20,9 +20,9 @@ use msb_name::Host;
 use msb_policy::InterceptedConnection;
 use msb_secrets::{Note, NoteKind, SecretSet, Violation, ViolationAction};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
 
-use super::body::{ScannedBody, gate};
+use super::body::ScannedBody;
+use super::expect::Continue;
 use super::stop::Stop;
 use super::stream::Checked;
 use crate::event::one_line;
@@ -211,7 +211,7 @@ async fn exchange(
     let answer = client.send(request).await;
     let reused = client.answered.swap(true, Ordering::Relaxed);
     match answer {
-        Ok(answer) => Ok(context.pass_on(answer, continued.is_awaited())),
+        Ok(answer) => Ok(context.pass_on(answer, continued.answered())),
         Err(_) if context.session.stop.is_raised() => pending().await,
         // A guest that reuses a connection has to reckon with its end, and may repeat its request;
         // a 502 would take that choice away (RFC 9112 section 9.3.1).
@@ -289,49 +289,6 @@ impl RequestContext {
             status: head.status.as_u16(),
         });
         Response::from_parts(head, Either::Left(body))
-    }
-}
-
-/// The wait of a request with `Expect: 100-continue`.
-struct Continue(Option<Arc<Waiting>>);
-
-#[derive(Default)]
-struct Waiting {
-    opened: Arc<Notify>,
-    over: AtomicBool,
-}
-
-impl Continue {
-    fn new(expected: bool) -> Self {
-        Self(expected.then(Arc::default))
-    }
-
-    /// Holds the body back until the server's 100 or until `wait` is over.
-    fn gate(&self, wait: Duration) -> Option<super::body::Gate> {
-        let waiting = Arc::clone(self.0.as_ref()?);
-        let gate = gate(Arc::clone(&waiting.opened), wait);
-        Some(Box::pin(async move {
-            gate.await;
-            waiting.over.store(true, Ordering::Relaxed);
-        }))
-    }
-
-    /// Opens the gate when the server says 100.
-    fn watch<B>(&self, request: &mut Request<B>) {
-        let Some(waiting) = &self.0 else { return };
-        let opened = Arc::clone(&waiting.opened);
-        hyper::ext::on_informational(request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                opened.notify_one();
-            }
-        });
-    }
-
-    /// Whether the guest still waits for leave to send its body.
-    fn is_awaited(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_some_and(|waiting| !waiting.over.load(Ordering::Relaxed))
     }
 }
 

@@ -49,11 +49,12 @@ pub async fn relay_plain<G, U>(
         destination,
         pins,
     } = connection;
-    let (guest_read, guest_write) = tokio::io::split(guest);
-    let (upstream_read, upstream_write) = tokio::io::split(upstream);
+    let (mut guest_read, mut guest_write) = tokio::io::split(guest);
+    let (mut upstream_read, mut upstream_write) = tokio::io::split(upstream);
+    // The halves outlive the relay, for a stream that is gone cannot be reset.
     let ended = tokio::try_join!(
-        scan(guest_read, upstream_write, secrets.plain()),
-        pass(upstream_read, guest_write),
+        scan(&mut guest_read, &mut upstream_write, secrets.plain()),
+        pass(&mut upstream_read, &mut guest_write),
     );
     let Err(fault) = ended else { return };
     if let Fault::Violation(violation) = fault {
@@ -103,8 +104,8 @@ pub(crate) fn host_of(mut names: Vec<msb_name::HostName>, address: std::net::IpA
 }
 
 async fn scan<G, U>(
-    mut guest: ReadHalf<G>,
-    mut upstream: WriteHalf<U>,
+    guest: &mut ReadHalf<G>,
+    upstream: &mut WriteHalf<U>,
     mut rewriter: StreamRewriter,
 ) -> Result<(), Fault>
 where
@@ -112,7 +113,7 @@ where
     U: AsyncWrite,
 {
     loop {
-        let chunk = read_chunk(&mut guest).await?;
+        let chunk = read_chunk(guest).await?;
         let last = chunk.is_empty();
         let ready = if last {
             rewriter.finish()
@@ -130,12 +131,12 @@ where
     }
 }
 
-async fn pass<G, U>(mut upstream: ReadHalf<U>, mut guest: WriteHalf<G>) -> Result<(), Fault>
+async fn pass<G, U>(upstream: &mut ReadHalf<U>, guest: &mut WriteHalf<G>) -> Result<(), Fault>
 where
     G: AsyncWrite,
     U: AsyncRead,
 {
-    tokio::io::copy(&mut upstream, &mut guest).await?;
+    tokio::io::copy(upstream, guest).await?;
     guest.shutdown().await?;
     Ok(())
 }
