@@ -30,8 +30,6 @@ use crate::timers::{Timer, Timers};
 const DNS_PORT: u16 = 53;
 /// Queries that may wait for upstream at once; more are answered with SERVFAIL.
 const MAX_QUERIES: usize = 512;
-/// Closed connections kept for reuse, so that a short connection need not zero new buffers.
-const MAX_SPARE: usize = 32;
 /// Shortest wait for a flow that claims to have something to send and sends nothing.
 const MIN_WAIT: Duration = Duration::from_millis(1);
 
@@ -114,7 +112,6 @@ pub(crate) struct Engine {
     ready: Arc<ReadyQueue>,
     /// Buffer for the ready queue's content, kept for its memory.
     ready_flows: Vec<FlowId>,
-    spare: Vec<FlowTcp>,
     actions: VecDeque<Action>,
     queries: usize,
     limit_reported: bool,
@@ -144,7 +141,6 @@ impl Engine {
             work: VecDeque::new(),
             ready: Arc::default(),
             ready_flows: Vec::new(),
-            spare: Vec::new(),
             actions: VecDeque::new(),
             queries: 0,
             limit_reported: false,
@@ -359,10 +355,7 @@ impl Engine {
         let Some(entry) = self.flows.get_mut(id) else {
             return;
         };
-        let mut tcp = self
-            .spare
-            .pop()
-            .unwrap_or_else(|| FlowTcp::new(self.config.mtu, self.seeds.hash_one(id), now));
+        let mut tcp = FlowTcp::new(self.config.mtu, self.seeds.hash_one(id), now);
         tcp.accept(now, entry.ends.destination, syn, self.link, &mut self.out);
         entry.state = State::Open {
             flow: SharedFlow::new(id, tcp, Arc::clone(&self.ready), self.clock),
@@ -410,8 +403,6 @@ impl Engine {
                 self.actions.push_back(Action::Cancel(id));
             } else if detached {
                 self.flows.remove(ends, id);
-                self.recycle(flow);
-                return;
             }
         }
         if newly_open {
@@ -442,14 +433,6 @@ impl Engine {
         };
         self.actions.push_back(Action::Announce(announced));
         self.emit(event);
-    }
-
-    fn recycle(&mut self, flow: Arc<SharedFlow>) {
-        if self.spare.len() < MAX_SPARE
-            && let Some(flow) = Arc::into_inner(flow)
-        {
-            self.spare.push(flow.into_tcp());
-        }
     }
 
     fn handle_datagram(&mut self, datagram: &Datagram<'_>) {

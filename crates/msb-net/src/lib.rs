@@ -25,7 +25,7 @@
 //! ```
 //!
 //! # How it is built
-//! `frame`, `packet`, `reply`, `tcp`, `table`, `timers`, `dns` and `engine` work on buffers and a time that is passed
+//! `frame`, `packet`, `reply`, `pool`, `tcp`, `table`, `timers`, `dns` and `engine` work on buffers and a time that is passed
 //! in; `io` holds the sockets and tasks. One task per network owns all flows; a [`FlowStream`] works directly on its
 //! flow's TCP buffers, so data is copied once on its way from a frame to the reader.
 //!
@@ -43,6 +43,7 @@ mod event;
 mod frame;
 mod io;
 mod packet;
+mod pool;
 mod reply;
 mod stream;
 mod table;

@@ -90,13 +90,6 @@ impl SharedFlow {
         lock(&self.tcp)
     }
 
-    /// Takes the TCP out of a flow that nothing else refers to.
-    pub(crate) fn into_tcp(self) -> FlowTcp {
-        self.tcp
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The engine is about to look at the flow: later changes queue it again.
     pub(crate) fn clear_queued(&self) {
         self.queued.store(false, Ordering::Release);

@@ -13,17 +13,15 @@ use std::task::{Context, Poll};
 
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
-use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
+use smoltcp::socket::Socket as AnySocket;
+use smoltcp::socket::tcp::{RecvError, Socket, State};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, EthernetRepr, HardwareAddress, IpAddress};
 
 use crate::frame::{ETHERNET_HEADER_LEN, FrameWriter};
+use crate::pool;
 use crate::reply::Link;
 
-/// Octets buffered in each direction: eight of the longest segments in flight. The memory is
-/// zeroed by the allocator and becomes resident only as far as it is used; an idle or
-/// request-response flow stays in the first pages, because the ring starts over when it runs empty.
-const BUFFER_LEN: usize = 512 * 1024;
 /// How long the guest may take to finish a handshake that was answered.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
 /// How long the guest may keep its half open after this end is gone and all is delivered, or stay
@@ -82,16 +80,8 @@ impl FlowTcp {
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut wire.attach(None, None), now);
         interface.set_any_ip(true);
-        let buffer = || SocketBuffer::new(vec![0; BUFFER_LEN]);
-        let mut socket = Socket::new(buffer(), buffer());
-        // One acknowledgement per batch of segments is sent anyway, see `Engine`.
-        socket.set_ack_delay(None);
-        socket.set_nagle_enabled(false);
-        // No retransmission limit: a guest that is paused must find its connections again, and one that
-        // is gone has closed the link. (smoltcp's timeout would also end idle connections.)
-        socket.set_timeout(None);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
+        let handle = sockets.add(pool::take());
         Self {
             interface,
             sockets,
@@ -286,15 +276,21 @@ impl FlowTcp {
     /// smoltcp has panicked: its state cannot be trusted, so nothing more is asked of it.
     fn fail(&mut self) {
         tracing::error!("the TCP of one flow has panicked; the flow is dropped");
-        let fresh = Self::new(self.wire.mtu, 0, Instant::ZERO);
-        let end = if self.end == End::Detached {
-            End::Detached
-        } else {
-            End::Aborted
+        let mut fresh = Self::new(self.wire.mtu, 0, Instant::ZERO);
+        fresh.end = match self.end {
+            End::Detached => End::Detached,
+            End::Attached | End::Aborted => End::Aborted,
         };
-        // Wakers registered with the old socket must fire, or the stream would wait for ever.
-        let mut old = std::mem::replace(self, Self { end, ..fresh });
-        contain(|| old.socket().abort());
+        // Dropping the old socket wakes the stream, which would otherwise wait for ever.
+        *self = fresh;
+    }
+}
+
+impl Drop for FlowTcp {
+    fn drop(&mut self) {
+        if let AnySocket::Tcp(socket) = self.sockets.remove(self.handle) {
+            pool::give_back(socket);
+        }
     }
 }
 
