@@ -10,6 +10,7 @@ mod kernel;
 mod modules;
 mod newc;
 
+use std::fs::File;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -41,6 +42,7 @@ pub(crate) fn run(rebuild: Rebuild) -> Result<()> {
         rebuild,
         missing: missing.join(", "),
     };
+    let _lock = lock(&builder.store)?;
     let sources = debian::Sources::find()?;
     kernel::build(&builder, &sources)?;
     base::build(&builder, &sources)?;
@@ -51,6 +53,20 @@ pub(crate) fn run(rebuild: Rebuild) -> Result<()> {
     }
     eprintln!("images are in {}", builder.store.dir().display());
     Ok(())
+}
+
+/// Waits until no other process builds images for this store: two would do the same work.
+fn lock(store: &Store) -> Result<File> {
+    std::fs::create_dir_all(store.dir())
+        .and_then(|()| File::create(store.dir().join("build.lock")))
+        .and_then(|file| {
+            if file.try_lock().is_err() {
+                eprintln!("  waiting for another build of images");
+                file.lock()?;
+            }
+            Ok(file)
+        })
+        .with_context(|| format!("cannot use {} for images", store.dir().display()))
 }
 
 /// Where artefacts go, and when to make them.

@@ -78,7 +78,7 @@ pub enum Error {
     /// The file system of the store is full.
     #[error("no space left for images in {}: free some, or set MSB_HOME to a larger disk", path.display())]
     NoSpace {
-        /// The file being written.
+        /// The store's directory, or the file being written.
         path: PathBuf,
         /// The system's error.
         source: io::Error,

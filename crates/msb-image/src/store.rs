@@ -189,9 +189,8 @@ impl Store {
 
     fn add(&self, from: &mut impl Read) -> Result<(Content, File), Error> {
         let mut temporary = self.temporary()?;
-        let path = temporary.path().to_owned();
         let content =
-            content::copy(from, temporary.as_file_mut()).map_err(Error::io("write", &path))?;
+            content::copy(from, temporary.as_file_mut()).map_err(Error::io("write", &self.dir))?;
         let target = self.content_path(&content.sha256);
         // A file of that name but another length was damaged after it was written.
         if fs::metadata(&target).is_ok_and(|found| found.len() == content.bytes)
