@@ -13,7 +13,8 @@ fn generated_code_is_current() {
         .out_dir(out.path())
         .compile_fds(set)
         .expect("code generation");
-    let fresh = std::fs::read_to_string(out.path().join("msb.agent.v1.rs")).expect("one output file");
+    let fresh =
+        std::fs::read_to_string(out.path().join("msb.agent.v1.rs")).expect("one output file");
     let committed = root.join("src/generated/msb.agent.v1.rs");
     if std::env::var_os("MSB_REGENERATE").is_some() {
         std::fs::create_dir_all(committed.parent().expect("a parent")).expect("the directory");

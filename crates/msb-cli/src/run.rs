@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
 use msb::{Piece, Sandbox, SandboxBuilder, Stdin};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 
 use crate::args::Run;
 use crate::interrupt::Interrupts;
