@@ -22,8 +22,8 @@ pub(crate) enum Prepare {
     Nothing,
 }
 
-/// Where `--profile ci` writes its report, see `.config/nextest.toml`.
-const JUNIT: &str = "target/nextest/ci/junit.xml";
+/// Where below the target directory `--profile ci` writes its report, see `.config/nextest.toml`.
+const JUNIT: &str = "nextest/ci/junit.xml";
 
 /// Bounds what `cargo nextest` would bound for each test.
 const SUITE_AT_MOST: &str = "45m";
@@ -141,7 +141,7 @@ fn tests() -> Result<Vec<String>> {
         let mut nextest = process::cargo();
         nextest.args(["nextest", "run", "--workspace", "--profile", "ci"]);
         process::show(&mut nextest)?;
-        let junit = process::workspace().join(JUNIT);
+        let junit = process::target_dir().join(JUNIT);
         let report = std::fs::read_to_string(&junit)
             .with_context(|| format!("cannot read {}", junit.display()))?;
         return Ok(skips(&report));

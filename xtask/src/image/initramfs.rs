@@ -1,7 +1,5 @@
 //! The initramfs files: the agent with the modules, and the bare-boot one.
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result, ensure};
 use msb_image::{Artefact, Digest};
 
@@ -57,7 +55,8 @@ pub(super) fn build(builder: &Builder) -> Result<()> {
 
 /// Builds a package's program statically and reads it.
 fn program(package: &str) -> Result<Vec<u8>> {
-    let target_dir = target_dir().join("guest");
+    // A directory of its own: with other flags everything in the main one would be built again.
+    let target_dir = process::target_dir().join("guest");
     let mut cargo = process::cargo();
     cargo
         .args(["build", "--quiet", "--profile", "guest", "--target", TARGET])
@@ -75,12 +74,6 @@ fn program(package: &str) -> Result<Vec<u8>> {
         path.display()
     );
     Ok(bytes)
-}
-
-/// A directory of its own below the main one: other flags would rebuild everything there.
-fn target_dir() -> PathBuf {
-    let dir = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    process::workspace().join(dir.unwrap_or_else(|| "target".into()))
 }
 
 fn with_init(program: &[u8]) -> Vec<u8> {
