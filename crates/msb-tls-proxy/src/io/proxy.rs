@@ -194,78 +194,83 @@ impl Inner {
             destination,
             pins,
         } = connection;
-        let offers_http = hello.alpn.iter().any(|protocol| protocol == HTTP_1_1);
-        let insists_on_other = !offers_http && !hello.alpn.is_empty();
-        // Nothing to mirror: the guest's handshake fails with no_application_protocol.
-        let upstream = if insists_on_other {
-            Err(format!(
-                "{host} was not asked: the client offers no HTTP/1.1"
-            ))
-        } else {
-            self.connect(upstream, &host, offers_http).await
-        };
-        let alpn = match &upstream {
-            Ok((stream, _)) => stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec),
-            Err(_) => (!hello.alpn.is_empty()).then(|| HTTP_1_1.to_vec()),
-        };
-        if let (Err(reason), false) = (&upstream, insists_on_other) {
+        let connected = self.connect(upstream, &host, &hello.alpn).await;
+        if let Err(Unreached::Failed(reason)) = &connected {
             (self.events)(Event::UpstreamFailed {
                 host: host.clone(),
                 destination,
                 reason: reason.clone(),
             });
         }
-        let Some(guest) = self
-            .accept(guest, hello, &host, alpn.as_deref(), &*reset)
-            .await
-        else {
+        let alpn = match &connected {
+            Ok((stream, _)) => stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec),
+            Err(_) => (!hello.alpn.is_empty()).then(|| HTTP_1_1.to_vec()),
+        };
+        let accepted = self.accept(guest, hello, &host, alpn.as_deref(), &*reset);
+        let Some(mut guest) = accepted.await else {
             return;
         };
-        let (upstream, trust) = match upstream {
+        let (upstream, trust) = match connected {
             Ok(connected) => connected,
-            Err(reason) => return serve_failure(guest, &reason, &self.limits).await,
+            Err(Unreached::Failed(reason)) => {
+                return serve_failure(guest, &reason, &self.limits).await;
+            }
+            Err(Unreached::NothingInCommon) => return,
         };
         (self.events)(Event::Intercepted {
             host: host.clone(),
             destination,
         });
         let destination = destination_of(&host, destination, &pins);
+        let connection = InterceptedConnection::new(host, destination, trust);
         let stop = Arc::new(Stop::default());
-        let session = Session {
-            connection: InterceptedConnection::new(host, destination, trust),
-            on_violation: self.on_violation,
-            events: Arc::clone(&self.events),
-            limits: self.limits,
-            stop: Arc::clone(&stop),
-            secrets: Box::new(move || {
-                let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
-                SecretSet::clone(&secrets)
-            }),
-        };
-        let mut guest = guest;
-        bridge(&mut guest, upstream, Arc::new(session)).await;
+        let session = Arc::new(self.session(connection, Arc::clone(&stop)));
+        bridge(&mut guest, upstream, session).await;
         if stop.is_raised() {
+            // While the stream is still there: what is gone cannot be reset.
             reset.reset();
         }
     }
 
-    /// The handshake with the server, which comes first (SPEC T6). An error is one line.
+    fn session(self: Arc<Self>, connection: InterceptedConnection, stop: Arc<Stop>) -> Session {
+        Session {
+            connection,
+            stop,
+            on_violation: self.on_violation,
+            events: Arc::clone(&self.events),
+            limits: self.limits,
+            secrets: Box::new(move || {
+                let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
+                SecretSet::clone(&secrets)
+            }),
+        }
+    }
+
+    /// The handshake with the server, which comes first (SPEC T6), offering what of the guest's
+    /// `alpn` the proxy can carry.
     async fn connect<U>(
         &self,
         stream: U,
         host: &Host,
-        offer_http: bool,
-    ) -> Result<(UpstreamStream<U>, UpstreamTrust), String>
+        alpn: &[Vec<u8>],
+    ) -> Result<(UpstreamStream<U>, UpstreamTrust), Unreached>
     where
         U: AsyncRead + AsyncWrite + Unpin,
     {
+        let offer_http = alpn.iter().any(|protocol| protocol == HTTP_1_1);
+        if !offer_http && !alpn.is_empty() {
+            return Err(Unreached::NothingInCommon);
+        }
         let (config, trust) = self.upstream_tls.client(host, offer_http);
-        let name = server_name(host)?;
+        let name = server_name(host).map_err(Unreached::Failed)?;
         let handshake = TlsConnector::from(config).connect(name, stream);
         match timeout(self.limits.handshake_timeout, handshake).await {
             Ok(Ok(stream)) => Ok((stream, trust)),
-            Ok(Err(error)) => Err(describe_failure(host, &error)),
-            Err(_) => Err(format!("{host} did not finish the TLS handshake in time")),
+            Ok(Err(error)) => Err(Unreached::Failed(describe_failure(host, &error))),
+            Err(_) => {
+                let reason = format!("{host} did not finish the TLS handshake in time");
+                Err(Unreached::Failed(reason))
+            }
         }
     }
 
@@ -316,6 +321,15 @@ impl Inner {
         }
         None
     }
+}
+
+/// Why there is no TLS connection to the server.
+enum Unreached {
+    /// In one line.
+    Failed(String),
+    /// The guest offers only protocols that are not carried; its own handshake will say so with
+    /// the alert no_application_protocol.
+    NothingInCommon,
 }
 
 /// The name in the ClientHello; else the one name that the sandbox's DNS gave the address for;
