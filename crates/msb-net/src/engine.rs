@@ -15,8 +15,9 @@ use msb_policy::{Decision, Egress, Protocol};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::EthernetAddress;
 
+use crate::action::{Action, Announced, Asker, Refusal};
 use crate::config::{Config, MIN_MTU};
-use crate::dns::{Answer, Plan, Question, Responder, Transport};
+use crate::dns::{Answer, Plan, Responder, Transport};
 use crate::event::Event;
 use crate::frame::FrameWriter;
 use crate::packet::{self, Datagram, Echo, Inbound, Segment};
@@ -32,51 +33,6 @@ const DNS_PORT: u16 = 53;
 const MAX_QUERIES: usize = 512;
 /// Shortest wait for a flow that claims to have something to send and sends nothing.
 const MIN_WAIT: Duration = Duration::from_millis(1);
-
-/// Something only the I/O side can do.
-#[derive(Debug)]
-pub(crate) enum Action {
-    /// Connect to `ends.destination`, then call [`Engine::handle_connected`] or [`Engine::handle_refused`].
-    Connect {
-        id: FlowId,
-        ends: Ends,
-        to_host: bool,
-    },
-    /// The guest finished its handshake.
-    Announce(Announced),
-    /// The guest gave up: what was connected for `id` is not needed.
-    Cancel(FlowId),
-    /// The guest opened a connection to a name server.
-    ServeNames(FlowStream),
-    /// Ask upstream, then call [`Engine::handle_resolved`].
-    Resolve { question: Question, asker: Asker },
-}
-
-/// An established flow.
-#[derive(Debug)]
-pub(crate) struct Announced {
-    pub(crate) id: FlowId,
-    pub(crate) ends: Ends,
-    pub(crate) to_host: bool,
-    pub(crate) names: Vec<HostName>,
-    pub(crate) stream: FlowStream,
-}
-
-/// Who gets the answer to a query.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Asker {
-    /// The guest's end, and the name server's it asked.
-    ends: Ends,
-}
-
-/// How a connection that could not be made is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The other side refused, or the fault is ours.
-    Reset,
-    /// The other side could not be reached.
-    Unreachable,
-}
 
 struct Entry {
     ends: Ends,

@@ -36,6 +36,7 @@
 
 #![forbid(unsafe_code)]
 
+mod action;
 mod config;
 mod dns;
 mod engine;

@@ -344,3 +344,81 @@ fn plain(message: Message) -> Answer {
         denied: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use hickory_proto::rr::Name;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn responder(policy: &str) -> Responder {
+        let policy = Arc::new(NetworkPolicy::parse(policy).unwrap());
+        Responder::new([], Addresses::default(), policy)
+    }
+
+    fn query(name: Name) -> Vec<u8> {
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(name, RecordType::A));
+        message.to_vec().unwrap()
+    }
+
+    fn ask(responder: &Responder, name: Name) -> Question {
+        match responder.plan(&query(name), Transport::Udp) {
+            Plan::Ask(question) => question,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn names_in_events_carry_no_control_characters() {
+        let responder = responder("public");
+        let labels: [&[u8]; 3] = [b"\x1b[31mred\r\n", b"example", b"org"];
+        let name = Name::from_labels(labels).unwrap();
+        let question = ask(&responder, name.clone());
+        let address = RData::A(std::net::Ipv4Addr::new(10, 0, 0, 1).into());
+        let answer = responder.answer(
+            &question,
+            Upstream {
+                code: ResponseCode::NoError,
+                answers: vec![Record::from_rdata(name, 60, address)],
+                soa: None,
+            },
+        );
+        let Some(Event::NameDenied { name, reason }) = answer.denied else {
+            panic!("{answer:?}");
+        };
+        assert!(
+            !name.chars().chain(reason.chars()).any(char::is_control),
+            "{name:?}"
+        );
+        assert!(answer.pins.is_empty());
+    }
+
+    #[test]
+    fn a_response_is_not_answered() {
+        let mut bytes = query(Name::from_str("example.org.").unwrap());
+        bytes[2] |= 0x80;
+        let plan = responder("public").plan(&bytes, Transport::Udp);
+        assert!(matches!(plan, Plan::Ignore), "{plan:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            responder("all").plan(&bytes, Transport::Udp);
+        }
+
+        #[test]
+        fn a_damaged_query_is_answered_with_its_id_or_not_at_all(at in 0_usize..29, byte in any::<u8>()) {
+            let responder = responder("all");
+            let mut bytes = query(Name::from_str("example.org.").unwrap());
+            bytes[at] = byte;
+            if let Plan::Reply(answer) = responder.plan(&bytes, Transport::Tcp) {
+                prop_assert_eq!(&answer.message[..2], &bytes[..2]);
+            }
+        }
+    }
+}

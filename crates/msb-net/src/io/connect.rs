@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use crate::engine::Refusal;
+use crate::action::Refusal;
 
 /// How long a connect may take in all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

@@ -1,6 +1,11 @@
 //! Nothing a guest puts on the link stops its other connections.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use crate::guest::soon;
 use crate::rig::{GATEWAY_V4, Rig, echo_service, gateway, ip};
@@ -169,4 +174,46 @@ fn tcp_frame(
     let sum = checksum(&ip);
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
     [&HEADER[..], &[8, 0], &ip, &tcp].concat()
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_read_its_link_is_not_read_either() {
+    let (mut guest, link) = UnixStream::pair().unwrap();
+    let mut config = msb_net::Config::new(std::sync::Arc::default());
+    config.nameservers = Some(Vec::new());
+    let (_network, _flows) = msb_net::start(link, config);
+    let request = ping_frame(60_000);
+    let mut framed = u32::try_from(request.len()).unwrap().to_be_bytes().to_vec();
+    framed.extend(&request);
+
+    let mut sent = 0;
+    while let Ok(written) = timeout(Duration::from_millis(500), guest.write_all(&framed)).await {
+        written.unwrap();
+        sent += 1;
+        assert!(
+            sent < 1_000,
+            "60 MB of answers are kept for a guest that does not read"
+        );
+    }
+    // What the last write left behind is finished as soon as there is room again.
+    let (mut read, mut answers) = (vec![0; framed.len()], 0);
+    while answers < sent {
+        soon(guest.read_exact(&mut read)).await.unwrap();
+        assert_eq!(&read[..4], &framed[..4]);
+        answers += 1;
+    }
+}
+
+fn ping_frame(len: usize) -> Vec<u8> {
+    let mut icmp = vec![8, 0, 0, 0, 0, 1, 0, 1];
+    icmp.resize(8 + len, 0x5a);
+    let sum = checksum(&icmp);
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let total = u16::try_from(20 + icmp.len()).unwrap();
+    let mut ip = vec![0x45, 0];
+    ip.extend(total.to_be_bytes());
+    ip.extend([0, 0, 0, 0, 64, 1, 0, 0, 192, 0, 0, 2, 192, 0, 0, 1]);
+    let sum = checksum(&ip);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    [&HEADER[..], &[8, 0], &ip, &icmp].concat()
 }
