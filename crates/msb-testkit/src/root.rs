@@ -22,8 +22,10 @@ pub enum CertificateKind {
     Expired,
     /// Signed by the root, begins tomorrow.
     NotYetValid,
-    /// Signed by another root with the same name.
+    /// Signed by another root.
     UnknownIssuer,
+    /// Signed by another root that bears the same name.
+    ForgedIssuer,
     /// Signed by itself.
     SelfSigned,
 }
@@ -43,8 +45,12 @@ impl TestRoot {
         reason = "each root is another one, which a default would hide"
     )]
     pub fn new() -> Self {
+        Self::named("msb test root")
+    }
+
+    fn named(common_name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
-        let mut params = params(&[], "msb test root", -15, 15);
+        let mut params = params(&[], common_name, -15, 15);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).unwrap();
@@ -100,7 +106,10 @@ impl TestRoot {
         params.use_authority_key_identifier_extension = true;
         let certificate = match kind {
             CertificateKind::SelfSigned => params.self_signed(&key),
-            CertificateKind::UnknownIssuer => params.signed_by(&key, &Self::new().issuer),
+            CertificateKind::ForgedIssuer => params.signed_by(&key, &Self::new().issuer),
+            CertificateKind::UnknownIssuer => {
+                params.signed_by(&key, &Self::named("another root").issuer)
+            }
             _ => params.signed_by(&key, &self.issuer),
         };
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();

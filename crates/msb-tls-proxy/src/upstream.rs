@@ -203,6 +203,9 @@ fn describe_certificate(host: &Host, fault: &CertificateError) -> String {
         CertificateError::UnknownIssuer => {
             format!("the certificate of {host} is signed by an unknown authority")
         }
+        CertificateError::BadSignature => {
+            format!("the certificate of {host} is not signed by the authority it names")
+        }
         other => format!("the certificate of {host} is not acceptable: {other}"),
     };
     crate::event::one_line(&reason)

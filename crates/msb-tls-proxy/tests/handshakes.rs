@@ -44,7 +44,12 @@ async fn a_server_that_cannot_be_verified_is_a_502_with_the_reason() {
     for (names, kind, expected) in [
         (&good[..], CertificateKind::Expired, "has expired"),
         (&good, CertificateKind::NotYetValid, "not valid yet"),
-        (&good, CertificateKind::UnknownIssuer, "api.example.test"),
+        (&good, CertificateKind::UnknownIssuer, "unknown authority"),
+        (
+            &good,
+            CertificateKind::ForgedIssuer,
+            "not signed by the authority",
+        ),
         (&good, CertificateKind::SelfSigned, "unknown authority"),
         (
             &["wrong.example.test"],
