@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use msb_agent_proto::CHUNK_BYTES;
 use msb_agent_proto::v1::exec_input::Input;
 use msb_agent_proto::v1::exec_output::Output;
@@ -183,26 +183,27 @@ async fn pump(
     mut pipe: pipe::Receiver,
     mut ended: watch::Receiver<bool>,
     sender: &Sender,
-    wrap: fn(bytes::Bytes) -> Output,
+    wrap: fn(Bytes) -> Output,
 ) -> Result<(), Gone> {
     let mut buffer = BytesMut::new();
-    loop {
+    while !*ended.borrow() {
         buffer.reserve(CHUNK_BYTES);
         let mut room = bytes::BufMut::limit(&mut buffer, CHUNK_BYTES);
-        let read = if *ended.borrow() {
-            pipe.try_read_buf(&mut room)
-        } else {
-            tokio::select! {
-                read = pipe.read_buf(&mut room) => read,
-                _ = ended.wait_for(|ended| *ended) => continue,
-            }
+        let read = tokio::select! {
+            read = pipe.read_buf(&mut room) => read,
+            _ = ended.wait_for(|ended| *ended) => break,
         };
         match read {
-            // End of file, or empty after the process' end.
             Ok(0) | Err(_) => return Ok(()),
             Ok(_) => send(sender, wrap(buffer.split().freeze())).await?,
         }
     }
+    // Past tokio's readiness, which may lag behind the pipe: an error here means empty.
+    let mut rest = vec![0; CHUNK_BYTES];
+    while let Ok(len @ 1..) = rustix::io::read(&pipe, &mut rest) {
+        send(sender, wrap(Bytes::copy_from_slice(&rest[..len]))).await?;
+    }
+    Ok(())
 }
 
 fn how(status: WaitStatus) -> Option<exit::How> {

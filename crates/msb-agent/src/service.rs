@@ -21,15 +21,16 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::configure::{self, Environment};
 use crate::error::Error;
+use crate::port::Port;
 use crate::reaper::Reaper;
-use crate::{exec, port, power};
+use crate::{exec, power};
 
 /// How long the reply to a power-off call may take to leave when execs are still running.
 const REPLY_GRACE: Duration = Duration::from_millis(50);
 
 /// Serves until the host asks for power-off or its connection ends.
 pub(crate) async fn serve(device: File) -> Result<(), Error> {
-    let port = port::open(device).map_err(Error::AgentPort)?;
+    let port = Port::new(device).map_err(Error::AgentPort)?;
     let reaper = Reaper::default();
     reaper.start().map_err(Error::Reaper)?;
     let (power_off, mut asked) = mpsc::channel(1);
