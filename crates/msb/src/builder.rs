@@ -12,7 +12,7 @@ use msb_vmm::AcceleratorChoice;
 use crate::event::Sink;
 use crate::network::NetworkBuilder;
 use crate::plan::Plan;
-use crate::{Error, Event, Sandbox};
+use crate::{Error, Event, Sandbox, start};
 
 /// A guest comes up in 2 to 4 s under TCG on two idle cores, and in less under KVM; the rest is for busy hosts.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -164,7 +164,7 @@ impl SandboxBuilder {
     /// Dropping the future ends what was started.
     pub async fn create(self) -> Result<Sandbox, Error> {
         let plan = Plan::new(self)?;
-        Sandbox::start(plan).await
+        start::start(plan).await
     }
 }
 

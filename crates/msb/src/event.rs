@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 /// Something that happened in or to a sandbox. Secret values cannot be in it: no part of it can hold one.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -23,11 +25,54 @@ pub enum Event {
 /// Takes events. Called from the sandbox's tasks; it must not block.
 pub(crate) type Sink = Arc<dyn Fn(&Event) + Send + Sync>;
 
-/// Hands an event to the log and to the embedding program.
-pub(crate) fn emit(sandbox: &str, sink: Option<&Sink>, event: &Event) {
-    log(sandbox, event);
-    if let Some(sink) = sink {
-        sink(event);
+/// Where the parts' events go.
+#[derive(Clone)]
+pub(crate) struct Events {
+    pub(crate) sandbox: String,
+    pub(crate) sink: Option<Sink>,
+    /// Takes the reason to end the sandbox; the first counts.
+    pub(crate) terminate: watch::Sender<Option<String>>,
+}
+
+impl Events {
+    /// Hands an event to the log and to the embedding program.
+    pub(crate) fn emit(&self, event: &Event) {
+        log(&self.sandbox, event);
+        if let Some(sink) = &self.sink {
+            sink(event);
+        }
+    }
+
+    pub(crate) fn network_sink(&self) -> msb_net::EventSink {
+        let events = self.clone();
+        Arc::new(move |event| events.emit(&Event::Network(event)))
+    }
+
+    pub(crate) fn tls_sink(&self) -> msb_tls_proxy::EventSink {
+        let events = self.clone();
+        Arc::new(move |event| {
+            let violation = match &event {
+                msb_tls_proxy::Event::Violation {
+                    violation,
+                    action: msb_secrets::ViolationAction::BlockAndTerminate,
+                    ..
+                } => Some(violation.to_string()),
+                _ => None,
+            };
+            events.emit(&Event::Tls(event));
+            if let Some(violation) = violation {
+                let reason =
+                    format!("a secret's placeholder was sent where it may not go: {violation}");
+                let first = events.terminate.send_if_modified(|end| {
+                    let first = end.is_none();
+                    end.get_or_insert_with(|| reason.clone());
+                    first
+                });
+                if first {
+                    events.emit(&Event::Terminated { reason });
+                }
+            }
+        })
     }
 }
 

@@ -42,6 +42,7 @@ mod network;
 mod plan;
 mod route;
 mod sandbox;
+mod start;
 
 pub use msb_ca as ca;
 pub use msb_image as image;

@@ -1,0 +1,264 @@
+//! From a checked configuration to a sandbox that is up.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use msb_agent_proto::v1::{ConfigureRequest, Network as GuestNetwork};
+use msb_image::{DiskFormat, Guest, GuestPaths, RootDisk, Store};
+use msb_net::Addresses;
+use msb_policy::PinTable;
+use msb_tls_proxy::{Limits, TlsProxy, UpstreamTls};
+use msb_vmm::{Accelerator, Channels, Disk, Machine, NetworkDevice, Vm};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+use tonic::Status;
+
+use crate::agent::{self, Client};
+use crate::event::{Event, Events};
+use crate::exec::{explain, printable};
+use crate::plan::{Interception, Plan};
+use crate::route::Router;
+use crate::sandbox::{Boot, END_WAIT, Running, Tasks};
+use crate::{Error, Sandbox};
+
+/// The guest decides how many it sends; nobody reads more.
+const MAX_GUEST_WARNINGS: usize = 100;
+
+/// Boots the plan's guest and brings it up.
+pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
+    let store = match &plan.store {
+        Some(dir) => Store::open(dir),
+        None => Store::open_default()?,
+    };
+    let (guest, root) = resolve_files(&store, &plan)?;
+    let (terminate, terminated) = watch::channel(None);
+    let events = Events {
+        sandbox: plan.name.clone(),
+        sink: plan.on_event.clone(),
+        terminate,
+    };
+    for warning in &plan.warnings {
+        events.emit(&Event::Warning(warning.clone()));
+    }
+    let proxy = match &plan.interception {
+        Some(interception) => Some(Arc::new(build_proxy(&plan, interception, &events)?)),
+        None => None,
+    };
+    let (machine, accelerator) = describe_machine(&plan, &store, &guest, &root).await?;
+    let (vm, channels) = Vm::start(&machine).await?;
+    let machine = Arc::new(Running {
+        vm,
+        end: terminated,
+    });
+    let mut aborts = vec![watch_for_termination(&machine).abort_handle()];
+    let (network, client) = connect(&plan, &events, proxy.clone(), channels, &mut aborts).await?;
+    let tasks = Tasks {
+        _network: network,
+        aborts,
+    };
+    let ca_pem = proxy.map(|proxy| proxy.ca().cert_pem());
+    let configured =
+        configure_guest(&plan, &events, &machine, client.clone(), ca_pem.as_deref()).await;
+    if let Err(error) = configured {
+        machine.vm.kill();
+        machine.vm.wait().await;
+        return Err(error);
+    }
+    Ok(Sandbox {
+        name: plan.name,
+        client,
+        machine,
+        boot: Boot {
+            accelerator,
+            _guest: guest,
+            _root: root,
+        },
+        ca_pem,
+        _tasks: tasks,
+    })
+}
+
+fn resolve_files(store: &Store, plan: &Plan) -> Result<(Guest, RootDisk), Error> {
+    let guest = store.guest(&GuestPaths {
+        kernel: plan.kernel.clone(),
+        initramfs: plan.initramfs.clone(),
+    })?;
+    let root = match &plan.rootfs {
+        Some(path) => RootDisk::from_path(path)?,
+        None => store.root_disk(&plan.image)?,
+    };
+    Ok((guest, root))
+}
+
+fn build_proxy(
+    plan: &Plan,
+    interception: &Interception,
+    events: &Events,
+) -> Result<TlsProxy, Error> {
+    let ca = msb_ca::SandboxCa::generate(&plan.name, SystemTime::now())
+        .map_err(msb_tls_proxy::Error::from)?;
+    let mut upstream = UpstreamTls::builder();
+    for file in &interception.upstream_ca_files {
+        upstream = upstream.ca_file(file);
+    }
+    Ok(TlsProxy::new(msb_tls_proxy::Config {
+        ca,
+        secrets: plan.secrets.clone(),
+        bypass: interception.bypass.clone(),
+        upstream: upstream.build()?,
+        on_violation: plan.on_violation,
+        events: events.tls_sink(),
+        limits: Limits::default(),
+    })?)
+}
+
+async fn describe_machine(
+    plan: &Plan,
+    store: &Store,
+    guest: &Guest,
+    root: &RootDisk,
+) -> Result<(Machine, Accelerator), Error> {
+    let qemu = plan
+        .qemu
+        .as_deref()
+        .unwrap_or_else(|| Path::new("qemu-system-x86_64"));
+    let memory = store.dir().join("accelerator.json");
+    let accelerator =
+        msb_vmm::choose_accelerator(plan.accelerator, qemu, &guest.kernel, &memory).await?;
+    let mut machine = Machine::new(&guest.kernel, &guest.initramfs, accelerator);
+    machine.qemu = qemu.to_owned();
+    machine.cpus = plan.cpus;
+    machine.memory_mib = plan.memory_mib;
+    machine.root = Some(Disk {
+        path: root.path.clone(),
+        fstype: match root.format {
+            DiskFormat::Squashfs => "squashfs".to_owned(),
+            // msb-image may learn formats this facade does not know yet.
+            other => {
+                return Err(Error::Config(format!(
+                    "the root disk's format {other:?} is not supported"
+                )));
+            }
+        },
+    });
+    machine.network = Some(NetworkDevice {
+        mac: Addresses::default().guest_mac,
+        mtu: msb_net::DEFAULT_MTU,
+    });
+    if accelerator == Accelerator::Tcg {
+        let measured = tokio::task::spawn_blocking(msb_vmm::tsc_khz).await;
+        machine.tsc_khz = Some(measured.map_err(|error| Error::Host {
+            what: "a thread",
+            source: error.into(),
+        })?);
+    }
+    Ok((machine, accelerator))
+}
+
+/// Kills the machine when a reason to end it is given.
+fn watch_for_termination(machine: &Arc<Running>) -> JoinHandle<()> {
+    let machine = Arc::clone(machine);
+    let mut end = machine.end.clone();
+    tokio::spawn(async move {
+        if end.wait_for(Option::is_some).await.is_ok() {
+            machine.vm.kill();
+        }
+    })
+}
+
+/// Starts the network, its routing and the agent's connection.
+async fn connect(
+    plan: &Plan,
+    events: &Events,
+    proxy: Option<Arc<TlsProxy>>,
+    channels: Channels,
+    aborts: &mut Vec<AbortHandle>,
+) -> Result<(msb_net::Network, Client), Error> {
+    let link = channels.network.ok_or_else(|| Error::Host {
+        what: "the guest's network link",
+        source: std::io::ErrorKind::NotConnected.into(),
+    })?;
+    let pins = Arc::new(Mutex::new(PinTable::default()));
+    let mut config = msb_net::Config::new(Arc::clone(&plan.policy));
+    config.hosts = plan.hosts.clone();
+    config.pins = Arc::clone(&pins);
+    config.events = events.network_sink();
+    let (network, flows) = msb_net::start(link, config);
+    let router = Router {
+        proxy,
+        ports: plan
+            .interception
+            .as_ref()
+            .map(|interception| interception.ports.clone())
+            .unwrap_or_default(),
+        secrets: plan.secrets.clone(),
+        on_violation: plan.on_violation,
+        pins,
+        events: events.tls_sink(),
+    };
+    aborts.push(tokio::spawn(router.drive(flows)).abort_handle());
+    let (client, driver) = agent::connect(channels.agent)
+        .await
+        .map_err(|error| Error::Agent(error.to_string()))?;
+    aborts.push(driver);
+    Ok((network, client))
+}
+
+async fn configure_guest(
+    plan: &Plan,
+    events: &Events,
+    machine: &Running,
+    mut client: Client,
+    ca_pem: Option<&str>,
+) -> Result<(), Error> {
+    let request = ConfigureRequest {
+        hostname: plan.name.clone(),
+        network: Some(guest_network(&Addresses::default())),
+        ca_pem: ca_pem
+            .map(|pem| bytes::Bytes::copy_from_slice(pem.as_bytes()))
+            .into_iter()
+            .collect(),
+        env: plan.env.clone().into_iter().collect(),
+    };
+    let answer = tokio::select! {
+        answer = client.configure(request) => answer,
+        _ = machine.vm.wait() => Err(Status::unavailable("")),
+        () = tokio::time::sleep(plan.boot_timeout) => {
+            return Err(Error::BootTimeout {
+                waited: plan.boot_timeout,
+                console: machine.last_lines(),
+            });
+        }
+    };
+    let answer = match answer.map_err(explain) {
+        Ok(answer) => answer.into_inner(),
+        Err(Error::Ended { .. }) => {
+            // The rest of the console is read before the end is told.
+            let _ = tokio::time::timeout(END_WAIT, machine.vm.wait()).await;
+            return Err(Error::BootFailed {
+                console: machine.last_lines(),
+            });
+        }
+        Err(Error::Agent(reason)) => return Err(Error::GuestRefused(reason)),
+        Err(error) => return Err(error),
+    };
+    for warning in answer.warnings.iter().take(MAX_GUEST_WARNINGS) {
+        events.emit(&Event::Warning(format!("guest: {}", printable(warning))));
+    }
+    Ok(())
+}
+
+fn guest_network(addresses: &Addresses) -> GuestNetwork {
+    GuestNetwork {
+        addresses: vec![
+            format!("{}/{}", addresses.guest_v4, addresses.prefix_len_v4),
+            format!("{}/{}", addresses.guest_v6, addresses.prefix_len_v6),
+        ],
+        gateways: vec![
+            addresses.gateway_v4.to_string(),
+            addresses.gateway_v6.to_string(),
+        ],
+        nameservers: vec![addresses.gateway_v4.to_string()],
+    }
+}
