@@ -287,6 +287,10 @@ impl FlowTcp {
 }
 
 impl Drop for FlowTcp {
+    #[allow(
+        irrefutable_let_patterns,
+        reason = "other kinds of socket exist when another crate asks smoltcp for them"
+    )]
     fn drop(&mut self) {
         if let AnySocket::Tcp(socket) = self.sockets.remove(self.handle) {
             pool::give_back(socket);
