@@ -242,8 +242,14 @@ impl Engine {
         };
         match self.flows.get_mut(id).map(|entry| &entry.state) {
             Some(State::Open { flow, .. }) => {
-                flow.tcp()
-                    .ingress(now, segment.packet, self.link, &mut self.out);
+                let flow = Arc::clone(flow);
+                let mut tcp = flow.tcp();
+                let was_open = tcp.stage() == Stage::Open;
+                tcp.ingress(now, segment.packet, self.link, &mut self.out);
+                if segment.reset && was_open && tcp.stage() == Stage::Closed {
+                    flow.tell_broken();
+                }
+                drop(tcp);
                 self.queue(id);
             }
             Some(State::Held { .. }) if segment.reset => {
@@ -256,7 +262,11 @@ impl Engine {
     }
 
     fn open(&mut self, now: Instant, ends: Ends, segment: &Segment<'_>) {
-        if self.flows.connected() >= self.config.max_flows {
+        if self.is_at_limit() {
+            // Streams may have been dropped since the last poll.
+            self.poll(now);
+        }
+        if self.is_at_limit() {
             reply::reset(&mut self.out, self.link, segment);
             if !std::mem::replace(&mut self.limit_reported, true) {
                 self.emit(Event::FlowLimit {
@@ -293,6 +303,13 @@ impl Engine {
                 });
             }
         }
+    }
+
+    /// A connection that is over while its stream lives on takes no place among the open ones, or a guest that
+    /// opens and closes in turn would be refused for the host's slowness; but it has no more than as many again.
+    fn is_at_limit(&self) -> bool {
+        let max_flows = self.config.max_flows;
+        self.flows.connected() >= max_flows || self.flows.len() >= max_flows.saturating_mul(2)
     }
 
     fn insert(&mut self, ends: Ends, to_host: bool, names: Vec<HostName>, syn: Vec<u8>) -> FlowId {
@@ -491,6 +508,7 @@ impl Drop for Engine {
         for entry in self.flows.values() {
             if let State::Open { flow, .. } = &entry.state {
                 flow.tcp().abort();
+                flow.tell_broken();
             }
         }
     }

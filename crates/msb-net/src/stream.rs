@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use smoltcp::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::table::FlowId;
 use crate::tcp::FlowTcp;
@@ -72,6 +72,8 @@ pub(crate) struct SharedFlow {
     /// Whether the flow is in the ready queue.
     queued: AtomicBool,
     ready: Arc<ReadyQueue>,
+    /// Whether the connection was reset, by either side.
+    broken: watch::Sender<bool>,
     clock: Clock,
 }
 
@@ -82,8 +84,14 @@ impl SharedFlow {
             tcp: Mutex::new(tcp),
             queued: AtomicBool::new(false),
             ready,
+            broken: watch::Sender::new(false),
             clock,
         })
+    }
+
+    /// Tells whom it concerns that the connection was reset.
+    pub(crate) fn tell_broken(&self) {
+        self.broken.send_replace(true);
     }
 
     pub(crate) fn tcp(&self) -> MutexGuard<'_, FlowTcp> {
@@ -144,7 +152,26 @@ impl FlowReset {
     /// from now on. Without effect once the connection is closed.
     pub fn reset(&self) {
         self.flow.tcp().abort();
+        self.flow.tell_broken();
         self.flow.queue();
+    }
+
+    /// Whether the connection was reset by the guest or the host, or its network has ended. Not when both sides have
+    /// closed it in order.
+    pub fn is_broken(&self) -> bool {
+        *self.flow.broken.borrow()
+    }
+
+    /// Waits until [`is_broken`](Self::is_broken). The stream tells it only to who reads or writes it, which a relay
+    /// that waits for its other side does not. Cancel-safe.
+    pub async fn broken(&self) {
+        // The sender lives as long as `self`.
+        let _ = self
+            .flow
+            .broken
+            .subscribe()
+            .wait_for(|broken| *broken)
+            .await;
     }
 }
 

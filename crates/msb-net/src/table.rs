@@ -40,6 +40,11 @@ impl<F> FlowTable<F> {
         self.by_ends.len()
     }
 
+    /// Number of flows, those included that take no more segments.
+    pub(crate) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
     pub(crate) fn find(&self, ends: Ends) -> Option<FlowId> {
         self.by_ends.get(&ends).copied()
     }

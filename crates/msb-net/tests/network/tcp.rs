@@ -299,6 +299,72 @@ async fn a_flow_over_the_limit_is_reset_and_reported_once() {
     rig.guest.connect(gateway(port)).await.unwrap();
 }
 
+/// A relay that waits for its other side neither reads nor writes the guest's stream.
+#[tokio::test]
+async fn a_reset_by_either_side_is_told_to_who_does_not_read() {
+    let mut rig = Rig::new("host");
+    let port = echo_service().await;
+    let socket = rig.guest.connect(gateway(port)).await.unwrap();
+    let flow = soon(rig.flows.recv()).await.unwrap();
+    let handle = flow.guest.reset_handle();
+    assert!(!handle.is_broken());
+    socket.write_all(b"never read").await.unwrap();
+    socket.abort();
+    soon(handle.broken()).await;
+    assert!(handle.is_broken());
+
+    let _socket = rig.guest.connect(gateway(port)).await.unwrap();
+    let flow = soon(rig.flows.recv()).await.unwrap();
+    let handle = flow.guest.reset_handle();
+    handle.reset();
+    soon(handle.broken()).await;
+
+    let _socket = rig.guest.connect(gateway(port)).await.unwrap();
+    let flow = soon(rig.flows.recv()).await.unwrap();
+    drop(rig.network);
+    soon(flow.guest.reset_handle().broken()).await;
+}
+
+#[tokio::test]
+async fn a_connection_closed_in_order_is_not_broken() {
+    let mut rig = Rig::new("host");
+    let port = echo_service().await;
+    for host_first in [false, true] {
+        let socket = rig.guest.connect(gateway(port)).await.unwrap();
+        let mut flow = soon(rig.flows.recv()).await.unwrap();
+        let handle = flow.guest.reset_handle();
+        if host_first {
+            flow.guest.shutdown().await.unwrap();
+            assert_eq!(soon(socket.read()).await.unwrap(), b"");
+            socket.close();
+            assert_eq!(soon(flow.guest.read(&mut [0])).await.unwrap(), 0);
+        } else {
+            socket.close();
+            assert_eq!(soon(flow.guest.read(&mut [0])).await.unwrap(), 0);
+            flow.guest.shutdown().await.unwrap();
+        }
+        socket.closed().await;
+        assert!(!handle.is_broken(), "host first: {host_first}");
+    }
+}
+
+/// Else a guest that resets its connections could have the host hold any number of them.
+#[tokio::test]
+async fn reset_flows_whose_streams_live_on_are_bounded() {
+    let mut rig = Rig::with("host", |config| config.max_flows = 3);
+    let port = echo_service().await;
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        let socket = rig.guest.connect(gateway(port)).await.unwrap();
+        held.push(soon(rig.flows.recv()).await.unwrap());
+        socket.abort();
+        socket.closed().await;
+    }
+    assert!(rig.guest.connect(gateway(port)).await.err().is_some());
+    held.pop();
+    rig.guest.connect(gateway(port)).await.unwrap();
+}
+
 #[tokio::test]
 async fn ten_thousand_connections_one_after_another_leave_no_flow_behind() {
     let mut rig = Rig::with("host", |config| config.max_flows = 64);
