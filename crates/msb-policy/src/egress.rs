@@ -187,6 +187,14 @@ impl NetworkPolicy {
         }
     }
 
+    /// Whether the guest may reach anything but the host, so that resolving a name can be of use to it.
+    ///
+    /// Where it may not, a query must not leave the host: it would be a message to whoever runs the zone.
+    #[must_use]
+    pub fn permits_beyond_host(&self) -> bool {
+        !self.groups.without(Group::Host).is_empty()
+    }
+
     /// Whether a DNS answer with `address` may be given to the guest.
     ///
     /// A public address always may (connecting is decided on its own); a private or special one only if the policy
@@ -221,6 +229,14 @@ impl Groups {
         for group in groups {
             self.0 |= 1 << (*group as u16);
         }
+    }
+
+    fn without(self, group: Group) -> Self {
+        Self(self.0 & !(1 << (group as u16)))
+    }
+
+    fn is_empty(self) -> bool {
+        self.0 == 0
     }
 
     fn contains(self, group: Group) -> bool {
@@ -366,6 +382,24 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// Attack 8: exfiltration by query.
+    #[test]
+    fn names_are_of_use_where_more_than_the_host_is_permitted() {
+        for (profile, expected) in [
+            ("none", false),
+            ("host", false),
+            ("public", true),
+            ("private", true),
+            ("metadata", true),
+            ("all", true),
+            ("host,public", true),
+        ] {
+            let policy = NetworkPolicy::parse(profile).unwrap();
+            assert_eq!(policy.permits_beyond_host(), expected, "{profile}");
+        }
+        assert!(!NetworkPolicy::invalid("x").permits_beyond_host());
     }
 
     /// Attack 7: rebinding.
