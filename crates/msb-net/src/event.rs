@@ -45,7 +45,8 @@ pub enum Event {
         /// The limit.
         max_flows: usize,
     },
-    /// A name was answered with NXDOMAIN because the policy forbids every address it resolved to.
+    /// A name was answered with NXDOMAIN because the policy forbids every address it resolved to, or has nothing
+    /// that a name could lead to.
     NameDenied {
         /// The name asked for, in presentation format.
         name: String,

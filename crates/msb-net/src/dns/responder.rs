@@ -144,7 +144,8 @@ impl Responder {
         };
         match self.local(&question) {
             Some(answer) => Plan::Reply(answer),
-            None => Plan::Ask(question),
+            None if self.policy.permits_beyond_host() => Plan::Ask(question),
+            None => Plan::Reply(nothing_to_reach(&question)),
         }
     }
 
@@ -216,13 +217,7 @@ impl Responder {
                 .collect(),
             None if name.as_str() == HOST_ALIAS => match self.decide_host() {
                 Decision::Permit(_) => self.entry_addresses(HostEntry::HostGateway),
-                Decision::Deny(denial) => {
-                    return Some(Answer {
-                        message: respond(question, ResponseCode::NXDomain, Vec::new(), None),
-                        pins: Vec::new(),
-                        denied: Some(name_denied(question, denial.to_string())),
-                    });
-                }
+                Decision::Deny(denial) => return Some(deny(question, denial.to_string())),
             },
             None => return None,
         };
@@ -266,6 +261,21 @@ impl Responder {
             to_host: true,
             protocol: Protocol::Tcp,
         })
+    }
+}
+
+/// The answer to names that are not ours where the policy permits nothing beyond the host (SPEC D2).
+fn nothing_to_reach(question: &Question) -> Answer {
+    let reason =
+        "the policy permits no destination that a name could stand for, so it was not asked for";
+    deny(question, reason.to_owned())
+}
+
+fn deny(question: &Question, reason: String) -> Answer {
+    Answer {
+        message: respond(question, ResponseCode::NXDomain, Vec::new(), None),
+        pins: Vec::new(),
+        denied: Some(name_denied(question, reason)),
     }
 }
 

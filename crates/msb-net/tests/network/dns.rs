@@ -302,6 +302,41 @@ async fn configured_hosts_are_answered_without_asking_upstream() {
     assert_eq!(flow.upstream.peer_addr().unwrap().port(), port);
 }
 
+/// Attack 8: a query is a message to whoever runs the zone.
+#[tokio::test]
+async fn no_query_leaves_the_host_where_no_name_could_be_of_use() {
+    for (policy, permitted) in [("none", false), ("host", false), ("public", true)] {
+        let (server, asked) = upstream(zone).await;
+        let mut rig = Rig::with(policy, |config| {
+            config.nameservers = Some(vec![server]);
+            let name = "api.example.test".parse().unwrap();
+            config.hosts = vec![(name, HostEntry::Ip(ip("198.51.100.7")))];
+        });
+        let local = ask(&rig, ELSEWHERE, &query("api.example.test.", RecordType::A)).await;
+        assert_eq!(local.metadata.response_code, ResponseCode::NoError);
+        assert_eq!(local.answers.len(), 1, "{policy}");
+        for (name, kind) in [
+            ("www.example.org.", RecordType::A),
+            ("c2VjcmV0.example.org.", RecordType::TXT),
+            ("_ldap._tcp.example.org.", RecordType::SRV),
+        ] {
+            let answer = ask(&rig, ELSEWHERE, &query(name, kind)).await;
+            if permitted {
+                continue;
+            }
+            assert_eq!(
+                answer.metadata.response_code,
+                ResponseCode::NXDomain,
+                "{policy}: {name}"
+            );
+            let event = rig.event().await;
+            assert!(matches!(event, Event::NameDenied { .. }), "{event:?}");
+        }
+        let expected = if permitted { 3 } else { 0 };
+        assert_eq!(asked.load(Ordering::Relaxed), expected, "{policy}");
+    }
+}
+
 #[tokio::test]
 async fn the_host_has_no_name_where_it_is_denied() {
     let (mut rig, asked) = rig_with_upstream("public").await;
