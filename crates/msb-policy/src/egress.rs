@@ -187,6 +187,13 @@ impl NetworkPolicy {
         }
     }
 
+    /// Whether the guest may reach the host itself: at the gateway, and at any address of the host's own, whatever
+    /// group that address is in.
+    #[must_use]
+    pub fn permits_host(&self) -> bool {
+        self.groups.contains(Group::Host)
+    }
+
     /// Whether the guest may reach anything but the host, so that resolving a name can be of use to it.
     ///
     /// Where it may not, a query must not leave the host: it would be a message to whoever runs the zone.
@@ -382,6 +389,20 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_host_is_permitted_by_its_own_group_or_all() {
+        for (profile, expected) in [
+            ("none", false),
+            ("public,private,metadata", false),
+            ("host", true),
+            ("all", true),
+        ] {
+            let policy = NetworkPolicy::parse(profile).unwrap();
+            assert_eq!(policy.permits_host(), expected, "{profile}");
+        }
+        assert!(!NetworkPolicy::invalid("x").permits_host());
     }
 
     /// Attack 8: exfiltration by query.
