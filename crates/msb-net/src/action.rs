@@ -49,4 +49,6 @@ pub(crate) enum Refusal {
     Reset,
     /// The other side could not be reached.
     Unreachable,
+    /// The destination turned out to be one the policy denies.
+    Denied,
 }

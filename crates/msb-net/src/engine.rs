@@ -174,16 +174,24 @@ impl Engine {
         let (ends, syn, names) = (*ends, std::mem::take(syn), std::mem::take(names));
         self.flows.remove(ends, id);
         match refusal {
-            Refusal::Reset => self.reset_syn(&syn),
+            Refusal::Reset | Refusal::Denied => self.reset_syn(&syn),
             Refusal::Unreachable => {
                 let from = self.config.addresses.gateway_like(ends.source.ip());
                 reply::unreachable(&mut self.out, self.link, from, &syn, Unreachable::Host);
             }
         }
-        self.emit(Event::ConnectFailed {
-            destination: ends.destination,
-            names,
-            reason: reason.to_owned(),
+        let (destination, reason) = (ends.destination, reason.to_owned());
+        self.emit(match refusal {
+            Refusal::Denied => Event::Denied {
+                destination,
+                names,
+                reason,
+            },
+            _ => Event::ConnectFailed {
+                destination,
+                names,
+                reason,
+            },
         });
     }
 

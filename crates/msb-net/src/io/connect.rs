@@ -1,10 +1,11 @@
 //! The host's own connect on behalf of the guest.
 
+use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::action::Refusal;
 
@@ -13,9 +14,20 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Connects to what the guest dialled; the gateway stands for the host's loopback.
 ///
+/// Services that listen on all of the host's addresses could be reached at any of them, past the firewall that guards
+/// them from outside. So an address of the host's own counts as the host, which `host_permitted` decides about.
+///
 /// # Errors
-/// The last address's error, or [`io::ErrorKind::TimedOut`] after 10 s.
-pub(super) async fn connect(destination: SocketAddr, to_host: bool) -> io::Result<TcpStream> {
+/// The last address's error, [`io::ErrorKind::TimedOut`] after 10 s, or [`Denied`] inside of
+/// [`io::ErrorKind::PermissionDenied`].
+pub(super) async fn connect(
+    destination: SocketAddr,
+    to_host: bool,
+    host_permitted: bool,
+) -> io::Result<TcpStream> {
+    if !to_host && !host_permitted && is_own(destination.ip()) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, Denied));
+    }
     let attempts = async {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in targets(destination, to_host) {
@@ -34,8 +46,25 @@ pub(super) async fn connect(destination: SocketAddr, to_host: bool) -> io::Resul
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
+/// The destination is one of the host's own addresses.
+#[derive(Debug)]
+struct Denied;
+
+impl std::error::Error for Denied {}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(
+            "it is an address of the host itself, which the network profile does not allow",
+        )
+    }
+}
+
 /// What the guest is told about a failed connect.
 pub(super) fn refusal(error: &io::Error) -> Refusal {
+    if error.get_ref().is_some_and(|inner| inner.is::<Denied>()) {
+        return Refusal::Denied;
+    }
     match error.kind() {
         io::ErrorKind::HostUnreachable
         | io::ErrorKind::NetworkUnreachable
@@ -52,5 +81,70 @@ fn targets(destination: SocketAddr, to_host: bool) -> Vec<SocketAddr> {
         (true, false) => vec![loopback_v4],
         // Many host services listen on 127.0.0.1 only.
         (true, true) => vec![SocketAddr::from((Ipv6Addr::LOCALHOST, port)), loopback_v4],
+    }
+}
+
+/// Whether connecting to `address` leads to the host itself.
+fn is_own(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let nobodys = match address {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    };
+    // A host may let its programs bind any address (`ip_nonlocal_bind`): then the route has to tell.
+    can_bind(address) && (!can_bind(nobodys) || source_towards(address) == Some(address))
+}
+
+/// Whether the kernel lets a socket have `address`. In doubt it does.
+fn can_bind(address: IpAddr) -> bool {
+    let socket = match address {
+        IpAddr::V4(_) => TcpSocket::new_v4(),
+        IpAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let bound = socket.and_then(|socket| socket.bind(SocketAddr::new(address, 0)));
+    !matches!(bound, Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
+/// The address the host would send from; nothing is sent.
+fn source_towards(address: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((address, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_hosts_own_addresses_are_known() {
+        for own in ["127.0.0.1", "127.0.0.2", "::ffff:127.0.0.1", "0.0.0.0"] {
+            assert!(is_own(ip(own)), "{own}");
+        }
+        for other in ["192.0.2.1", "8.8.8.8", "::ffff:8.8.8.8"] {
+            assert!(!is_own(ip(other)), "{other}");
+        }
+        // None on a machine with no address but the loopback's.
+        if let Some(own) = source_towards(ip("192.0.2.1")) {
+            assert!(is_own(own), "{own}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_own_address_is_dialled_only_where_the_host_is_permitted() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let own = listener.local_addr().unwrap();
+        let error = connect(own, false, false).await.unwrap_err();
+        assert_eq!(refusal(&error), Refusal::Denied);
+        assert!(error.to_string().contains("the host itself"), "{error}");
+        connect(own, false, true).await.unwrap();
     }
 }

@@ -100,6 +100,8 @@ struct Driver {
     engine: Engine,
     clock: Clock,
     upstreams: Upstreams,
+    /// Whether the policy lets the guest reach the host itself.
+    host_permitted: bool,
     flows: mpsc::Sender<Flow>,
     /// Connects under way.
     connecting: HashMap<FlowId, AbortHandle>,
@@ -119,6 +121,7 @@ impl Driver {
     fn new(link: UnixStream, config: Config, flows: mpsc::Sender<Flow>) -> Self {
         let clock = Clock::start();
         let engine = Engine::new(config.clone(), clock);
+        let host_permitted = config.policy.permits_host();
         let upstreams = Upstreams::new(engine.responder().clone(), Arc::new(config));
         Self {
             link,
@@ -126,6 +129,7 @@ impl Driver {
             engine,
             clock,
             upstreams,
+            host_permitted,
             flows,
             connecting: HashMap::new(),
             connected: HashMap::new(),
@@ -211,9 +215,10 @@ impl Driver {
         while let Some(action) = self.engine.poll_action() {
             match action {
                 Action::Connect { id, ends, to_host } => {
-                    let handle = self.tasks.spawn(async move {
-                        Done::Connect(id, connect::connect(ends.destination, to_host).await)
-                    });
+                    let connect = connect::connect(ends.destination, to_host, self.host_permitted);
+                    let handle = self
+                        .tasks
+                        .spawn(async move { Done::Connect(id, connect.await) });
                     self.connecting.insert(id, handle);
                 }
                 Action::Announce(announced) => self.announce(announced),

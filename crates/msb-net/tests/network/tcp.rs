@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use msb_net::Event;
+use msb_policy::Group;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -89,6 +90,31 @@ async fn a_denied_connection_is_reset_at_once_and_reported() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// The address under which others know the host leads to services that a firewall keeps from others.
+#[tokio::test]
+async fn the_hosts_own_address_is_denied_where_the_host_is() {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let routed = socket.connect("192.0.2.1:9").is_ok();
+    let own = socket.local_addr().unwrap().ip();
+    let group = msb_policy::classify(own);
+    if !routed || ![Group::Public, Group::Private].contains(&group) {
+        eprintln!("skipped: this machine has neither a public nor a private address");
+        return;
+    }
+    let listener = tokio::net::TcpListener::bind((own, 0)).await.unwrap();
+    let destination = listener.local_addr().unwrap();
+    let mut rig = Rig::new("public,private");
+    let error = rig.guest.connect(destination).await.err().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    let event = rig.event().await;
+    assert!(
+        matches!(&event, Event::Denied { reason, .. } if reason.contains("the host itself")),
+        "{event:?}"
+    );
+    let rig = Rig::new("public,private,host");
+    rig.guest.connect(destination).await.unwrap();
 }
 
 #[tokio::test]
