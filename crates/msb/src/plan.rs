@@ -252,11 +252,17 @@ mod tests {
         builder().secret_env("API_KEY", "sk-canary-value", "api.example.com")
     }
 
+    fn with_causes(error: &dyn std::error::Error) -> String {
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        let texts: Vec<_> = causes.map(ToString::to_string).collect();
+        texts.join(": ")
+    }
+
     #[track_caller]
     fn check_refused(builder: SandboxBuilder, expected: &str) {
         let error = match Plan::new(builder) {
             Ok(_) => panic!("accepted, but expected: {expected}"),
-            Err(error) => error.to_string(),
+            Err(error) => with_causes(&error),
         };
         assert!(error.contains(expected), "{error}\nexpected: {expected}");
         assert!(!error.contains("canary"), "{error}");
