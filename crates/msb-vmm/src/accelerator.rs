@@ -1,5 +1,6 @@
 //! What runs the guest's instructions, and how it is chosen.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,15 @@ impl Accelerator {
             Self::Kvm => ("kvm", "host"),
             Self::Tcg => ("tcg,thread=multi", "max"),
         }
+    }
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "TCG",
+        })
     }
 }
 
