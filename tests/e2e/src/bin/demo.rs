@@ -89,7 +89,7 @@ async fn introduce(
         .await?;
     println!("A microVM runs: {}", system.stdout()?.trim());
     println!(
-        "  QEMU is process {}, accelerated by {:?}, up after {:.1} s",
+        "  QEMU is process {}, accelerated by {}, up after {:.1} s",
         shell.sandbox.vmm_pid(),
         shell.sandbox.accelerator(),
         boot.as_secs_f64()

@@ -1,0 +1,6 @@
+//! The crate `msb` on real guests. A boot takes seconds, so one guest serves every claim of its test.
+
+mod exec;
+mod network;
+mod secrets;
+mod teardown;

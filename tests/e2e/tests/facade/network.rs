@@ -1,0 +1,140 @@
+//! What the guest can reach, what names it gets, and what it is.
+
+use std::time::{Duration, SystemTime};
+
+use msb::net::Event as Net;
+use msb::{Event, HostAddress};
+use msb_e2e::{API, Guest, Origins, on_guests};
+
+#[test]
+fn names_and_connections_are_those_the_policy_allows() {
+    on_guests(async {
+        let origins = Origins::start(0).await;
+        let guest = Guest::boot("net-1", |builder| {
+            builder.network(|n| {
+                let address = |text: &str| HostAddress::Ip(text.parse().expect("an address"));
+                origins
+                    .network(n)
+                    .add_host("dual.example.test", address("1.2.3.4"))
+                    .add_host("dual.example.test", address("2600::1234"))
+                    .add_host("four.example.test", address("1.2.3.5"))
+            })
+        })
+        .await;
+        the_guest_is_what_it_was_asked_to_be(&guest).await;
+        added_names_resolve_in_both_families(&guest).await;
+        an_unknown_name_fails_fast(&guest).await;
+        the_host_is_reached_over_both_families(&guest, &origins).await;
+        a_denied_connection_is_reset_at_once(&guest).await;
+        a_closed_port_of_the_host_is_refused(&guest).await;
+        guest.stop().await;
+    });
+}
+
+async fn the_guest_is_what_it_was_asked_to_be(guest: &Guest) {
+    let claim = "its name";
+    guest.sh("hostname").await.check(claim, 0, "net-1\n", "");
+    guest
+        .sh("cat /etc/hostname; getent hosts net-1 localhost")
+        .await
+        .check("its name resolves", 0, "net-1\n", "");
+    let seconds = guest.sh("date +%s").await.stdout;
+    let guests: u64 = seconds.trim().parse().expect("a number");
+    let hosts = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    assert!(guests.abs_diff(hosts) <= 5, "{guests} against {hosts}");
+    guest
+        .sh("awk '/MemTotal/ { exit !($2 > 400000 && $2 < 530000) }' /proc/meminfo")
+        .await
+        .check("512 MiB of memory", 0, "", "");
+}
+
+async fn added_names_resolve_in_both_families(guest: &Guest) {
+    let python = "python3 -c \"import socket; print(sorted({a[4][0] for a in socket.getaddrinfo('dual.example.test', 443)}))\"";
+    for (line, code, expected) in [
+        ("getent ahostsv4 dual.example.test", 0, "1.2.3.4 "),
+        ("getent ahostsv6 dual.example.test", 0, "2600::1234 "),
+        ("getent ahostsv4 four.example.test", 0, "1.2.3.5 "),
+        ("getent ahostsv4 FOUR.Example.TEST.", 0, "1.2.3.5 "),
+        (python, 0, "['1.2.3.4', '2600::1234']\n"),
+        ("getent ahostsv4 api.example.test", 0, "192.0.0.1 "),
+        ("getent ahostsv6 api.example.test", 0, "fd00:6d:7362::1 "),
+        ("getent ahostsv4 host.msb.internal", 0, "192.0.0.1 "),
+    ] {
+        guest.sh(line).await.check(line, code, expected, "");
+    }
+}
+
+async fn an_unknown_name_fails_fast(guest: &Guest) {
+    let ran = guest.sh("curl -sS https://no-such-host.invalid/").await;
+    ran.check("an unknown name", 6, "", "Could not resolve host");
+    assert!(ran.took < Duration::from_secs(8), "{:?}", ran.took);
+}
+
+async fn the_host_is_reached_over_both_families(guest: &Guest, origins: &Origins) {
+    for family in ["-4", "-6"] {
+        let line = format!("curl -sS {family} {}/", origins.url(API));
+        let expected = format!("hello from {API}\n");
+        guest.sh(&line).await.check(family, 0, &expected, "");
+    }
+}
+
+async fn a_denied_connection_is_reset_at_once(guest: &Guest) {
+    for address in [
+        "10.1.2.3:80",
+        "192.168.1.1:443",
+        "169.254.169.254:80",
+        "100.100.100.200:80",
+        "[fd12:3456::1]:80",
+        "[::ffff:10.1.2.3]:80",
+        "[64:ff9b::10.1.2.3]:80",
+    ] {
+        refused_at_once(guest, address).await;
+    }
+    let denied = guest
+        .events()
+        .into_iter()
+        .filter(|event| matches!(event, Event::Network(Net::Denied { .. })));
+    assert!(denied.count() >= 6, "{:?}", guest.events());
+}
+
+async fn a_closed_port_of_the_host_is_refused(guest: &Guest) {
+    let port = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.local_addr().expect("an address").port()
+    };
+    refused_at_once(guest, &format!("host.msb.internal:{port}")).await;
+}
+
+/// By the guest's own clock: what it takes to start a program there says nothing about the network.
+async fn refused_at_once(guest: &Guest, target: &str) {
+    let line = format!("curl -sS --max-time 20 -w '%{{time_total}}' http://{target}/");
+    let ran = guest.sh(&line).await;
+    ran.check(target, 7, "", "connect");
+    let seconds: f64 = ran.stdout.parse().expect("a number");
+    assert!(seconds < 1.0, "{ran:?}");
+}
+
+#[test]
+fn a_sandbox_reaches_neither_host_nor_private_addresses_by_default() {
+    on_guests(async {
+        let origins = Origins::start(0).await;
+        let guest = Guest::boot("plain", |builder| {
+            builder.network(|n| n.add_host(API, HostAddress::HostGateway))
+        })
+        .await;
+        assert_eq!(guest.sandbox.ca_certificate(), None);
+        for target in [
+            format!("{API}:{}", origins.port(API)),
+            format!("192.0.0.1:{}", origins.port(API)),
+            format!("[fd00:6d:7362::1]:{}", origins.port(API)),
+            "10.1.2.3:80".to_owned(),
+        ] {
+            refused_at_once(&guest, &target).await;
+        }
+        assert_eq!(origins.api.connections(), 0);
+        guest.stop().await;
+    });
+}
