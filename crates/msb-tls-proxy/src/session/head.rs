@@ -29,7 +29,7 @@ pub(crate) struct Plan {
     pub(crate) rewriter: RequestRewriter,
     /// The guest waits for a 100 before it sends the body.
     pub(crate) expects_continue: bool,
-    /// The path, without its query.
+    /// The path without its query, in visible ASCII.
     pub(crate) path: String,
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn rewrite(
     secrets: &SecretSet,
 ) -> Result<Plan, Refused> {
     let authority = authority(head)?;
-    let path = head.uri.path().to_owned();
+    let path = told(head.uri.path());
     let expects_continue = expects_continue(head)?;
     let upgrade = upgrade(&head.headers);
     remove_hops(&mut head.headers)?;
@@ -150,6 +150,20 @@ fn authority(head: &request::Parts) -> Result<Authority, Refused> {
         ));
     }
     Ok(target)
+}
+
+/// A path as events tell it: what is not visible ASCII is percent-encoded, since it may steer a terminal or turn text
+/// around (attack 27).
+fn told(path: &str) -> String {
+    let mut told = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_graphic() {
+            told.push(char::from(byte));
+        } else {
+            told.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    told
 }
 
 /// `/path?query`, or `*`.
