@@ -1,1 +1,15 @@
-//! Benchmarks of msb.
+//! What the benchmark programs share: timed processes, the guests they compare, and how spread is told.
+//!
+//! A figure that is a ratio is measured as pairs in one run, one side right after the other, because machines are
+//! busy with other things too: what disturbs a pair mostly disturbs both of its sides.
+#![forbid(unsafe_code)]
+
+mod facts;
+mod guest;
+mod process;
+mod spread;
+
+pub use facts::facts;
+pub use guest::{Bare, accelerator, msb};
+pub use process::{Finished, Running};
+pub use spread::Spread;

@@ -22,6 +22,14 @@ pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
     };
     setup::run()?;
     image::run(Rebuild::WhatChanged)?;
+    // Programs run the `msb` beside them; built apart, it has the features its users get.
+    process::show(process::cargo().args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "msb-cli",
+    ]))?;
     let mut cargo = process::cargo();
     match target.kind.as_str() {
         "bench" => cargo.args(["bench", "--package", PACKAGE, "--bench", name]),
