@@ -50,9 +50,11 @@ pub(crate) struct Running {
     pub(crate) end: watch::Receiver<Option<String>>,
 }
 
+/// Everything that runs for a sandbox. It ends with this, whoever else holds a part of it.
 #[derive(Debug)]
 pub(crate) struct Tasks {
-    pub(crate) _network: msb_net::Network,
+    pub(crate) machine: Arc<Running>,
+    pub(crate) network: Option<msb_net::Network>,
     pub(crate) aborts: Vec<AbortHandle>,
 }
 
@@ -61,6 +63,7 @@ impl Drop for Tasks {
         for task in &self.aborts {
             task.abort();
         }
+        self.machine.vm.kill();
     }
 }
 
@@ -219,5 +222,43 @@ impl Running {
             lines.push_str("(the guest said nothing)");
         }
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use msb_vmm::Machine;
+
+    use super::*;
+
+    /// A stand-in for QEMU: agrees on its monitor and then does nothing.
+    const QEMU: &str = r#"#!/bin/sh
+printf '%s\n' '{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}}, "capabilities": []}}' >&3
+read -r line <&3
+printf '%s\n' '{"return": {}, "id": 0}' >&3
+exec sleep 1000
+"#;
+
+    /// A program of the guest that is still held has a part in the machine.
+    #[tokio::test]
+    async fn the_machine_ends_with_its_sandbox_whoever_holds_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let mut description = Machine::new("vmlinux", "initramfs", Accelerator::Tcg);
+        description.qemu = dir.path().join("qemu");
+        std::fs::write(&description.qemu, QEMU).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&description.qemu, mode).unwrap();
+        let (vm, _channels) = Vm::start(&description).await.unwrap();
+        let (_terminate, end) = watch::channel(None);
+        let machine = Arc::new(Running { vm, end });
+        let tasks = Tasks {
+            machine: Arc::clone(&machine),
+            network: None,
+            aborts: Vec::new(),
+        };
+        drop(tasks);
+        let ended = tokio::time::timeout(Duration::from_secs(20), machine.vm.wait()).await;
+        assert!(!ended.unwrap().status.success());
     }
 }

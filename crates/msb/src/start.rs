@@ -11,7 +11,7 @@ use msb_policy::PinTable;
 use msb_tls_proxy::{Limits, TlsProxy, UpstreamTls};
 use msb_vmm::{Accelerator, Channels, Disk, Machine, NetworkDevice, Vm};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 use tonic::Status;
 
 use crate::agent::{self, Client};
@@ -51,12 +51,12 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         vm,
         end: terminated,
     });
-    let mut aborts = vec![watch_for_termination(&machine).abort_handle()];
-    let (network, client) = connect(&plan, &events, proxy.clone(), channels, &mut aborts).await?;
-    let tasks = Tasks {
-        _network: network,
-        aborts,
+    let mut tasks = Tasks {
+        aborts: vec![watch_for_termination(&machine).abort_handle()],
+        machine: Arc::clone(&machine),
+        network: None,
     };
+    let client = connect(&plan, &events, proxy.clone(), channels, &mut tasks).await?;
     let ca_pem = proxy.map(|proxy| proxy.ca().cert_pem());
     let configured =
         configure_guest(&plan, &events, &machine, client.clone(), ca_pem.as_deref()).await;
@@ -173,8 +173,8 @@ async fn connect(
     events: &Events,
     proxy: Option<Arc<TlsProxy>>,
     channels: Channels,
-    aborts: &mut Vec<AbortHandle>,
-) -> Result<(msb_net::Network, Client), Error> {
+    tasks: &mut Tasks,
+) -> Result<Client, Error> {
     let link = channels.network.ok_or_else(|| Error::Host {
         what: "the guest's network link",
         source: std::io::ErrorKind::NotConnected.into(),
@@ -185,6 +185,7 @@ async fn connect(
     config.pins = Arc::clone(&pins);
     config.events = events.network_sink();
     let (network, flows) = msb_net::start(link, config);
+    tasks.network = Some(network);
     let router = Router {
         proxy,
         ports: plan
@@ -197,12 +198,13 @@ async fn connect(
         pins,
         events: events.tls_sink(),
     };
-    aborts.push(tokio::spawn(router.drive(flows)).abort_handle());
+    let routing = tokio::spawn(router.drive(flows));
+    tasks.aborts.push(routing.abort_handle());
     let (client, driver) = agent::connect(channels.agent)
         .await
         .map_err(|error| Error::Agent(error.to_string()))?;
-    aborts.push(driver);
-    Ok((network, client))
+    tasks.aborts.push(driver);
+    Ok(client)
 }
 
 async fn configure_guest(
