@@ -53,3 +53,108 @@ impl tower_service::Service<http::Request<Body>> for Connection {
         Box::pin(self.0.send_request(request))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use msb_agent_proto::v1::ConfigureRequest;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const CONTINUATION: u8 = 9;
+    const END_HEADERS: u8 = 4;
+    /// `:status: 200` and `content-type: application/grpc` (RFC 7541).
+    const GRPC: &[u8] = b"\x88\x0f\x10\x10application/grpc";
+    /// What an agent can make the host hold before it is cut off is far below this.
+    const TOO_MUCH: usize = 64 * 1024 * 1024;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = len[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    }
+
+    /// An agent that says `first`, then `again` without end, is refused before it has said too much.
+    async fn check_refused(first: &[u8], again: &[u8]) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (mut client, driver) = connect(ours).await.unwrap();
+        let agent = async {
+            let (mut reader, mut writer) = theirs.split();
+            let mut heard = [0; 4096];
+            let _ = reader.read(&mut heard).await;
+            let speak = async {
+                let mut said = 0;
+                writer.write_all(first).await?;
+                while !again.is_empty() && said < TOO_MUCH {
+                    writer.write_all(again).await?;
+                    said += again.len();
+                }
+                assert!(said < TOO_MUCH, "never cut off");
+                std::future::pending::<std::io::Result<()>>().await
+            };
+            let listen = async { while let Ok(1..) = reader.read(&mut heard).await {} };
+            let _ = tokio::join!(speak, listen);
+        };
+        let call = async {
+            let answer = client.configure(ConfigureRequest::default()).await;
+            // Else the agent would speak on to a connection nobody has given up.
+            driver.abort();
+            answer
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(20), async {
+            tokio::select! {
+                answer = call => answer,
+                () = agent => panic!("the agent was cut off without an answer"),
+            }
+        });
+        answer.await.unwrap().unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_none_is_refused() {
+        check_refused(b"\x1b[2J not HTTP/2 at all, but long enough\r\n", b"").await;
+    }
+
+    #[tokio::test]
+    async fn a_message_that_announces_too_much_is_refused() {
+        let mut first = frame(SETTINGS, 0, 0, b"");
+        first.extend(frame(HEADERS, END_HEADERS, 1, GRPC));
+        first.extend(frame(DATA, 0, 1, &[0, 0xff, 0xff, 0xff, 0xff]));
+        check_refused(&first, b"").await;
+    }
+
+    #[tokio::test]
+    async fn headers_without_end_are_refused() {
+        let mut first = frame(SETTINGS, 0, 0, b"");
+        first.extend(frame(HEADERS, 0, 1, GRPC));
+        // A literal field with an empty value, again and again.
+        let field = b"\x00\x01x\x00".repeat(4096);
+        check_refused(&first, &frame(CONTINUATION, 0, 1, &field)).await;
+    }
+
+    #[tokio::test]
+    async fn settings_without_end_are_refused_or_answered() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (_client, driver) = connect(ours).await.unwrap();
+        // Nobody reads the answers: the host must stop reading, not hoard them.
+        let flood = async {
+            let settings = frame(SETTINGS, 0, 0, b"").repeat(1000);
+            let mut said = 0;
+            while said < TOO_MUCH && theirs.write_all(&settings).await.is_ok() {
+                said += settings.len();
+            }
+            said
+        };
+        let said = tokio::time::timeout(Duration::from_millis(500), flood).await;
+        assert!(said.is_err() || said.unwrap() < TOO_MUCH);
+        driver.abort();
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use msb_agent_proto::CHUNK_BYTES;
@@ -19,6 +20,8 @@ use crate::{Error, Sandbox};
 /// What [`Sandbox::exec`] collects at most of output and errors together, in bytes: the guest decides how much it
 /// writes, and the host's memory is not its to fill.
 const OUTPUT_LIMIT: usize = 256 * 1024 * 1024;
+/// How long the agent may take over a signal.
+const SIGNAL_WAIT: Duration = Duration::from_secs(10);
 /// Pieces of standard input on their way; the connection's own window is behind them.
 const STDIN_QUEUE: usize = 2;
 
@@ -155,31 +158,37 @@ impl Process {
     /// # Errors
     /// [`Error::Ended`] when the sandbox has ended, and after [`Piece::Exit`].
     pub async fn next(&mut self) -> Result<Piece, Error> {
-        loop {
-            return match self.message().await? {
-                Some(Message::Stdout(bytes)) => Ok(Piece::Stdout(bytes)),
-                Some(Message::Stderr(bytes)) => Ok(Piece::Stderr(bytes)),
-                Some(Message::Exit(exit)) => ExitStatus::new(exit.how).map(Piece::Exit),
-                Some(Message::Started(_)) => continue,
-                None => Err(Error::Ended {
-                    reason: "the program's output has ended".into(),
-                }),
-            };
+        match self.message().await? {
+            Some(Message::Stdout(bytes)) => piece(bytes).map(Piece::Stdout),
+            Some(Message::Stderr(bytes)) => piece(bytes).map(Piece::Stderr),
+            Some(Message::Exit(exit)) => ExitStatus::new(exit.how).map(Piece::Exit),
+            Some(Message::Started(_)) => Err(Error::Agent(
+                "it said twice that the program started".into(),
+            )),
+            None => Err(Error::Ended {
+                reason: "the program's output has ended".into(),
+            }),
         }
     }
 
     /// Sends a signal to the program's process group.
     ///
     /// # Errors
-    /// When the program has ended, or the number is no signal.
+    /// When the program has ended, the number is no signal, or the agent does not answer within 10 s.
     pub async fn signal(&self, signal: i32) -> Result<(), Error> {
         let request = SignalRequest {
             pid: self.pid,
             signal,
         };
         let mut client = self.client.clone();
-        client.signal(request).await.map_err(explain)?;
-        Ok(())
+        let answer = tokio::time::timeout(SIGNAL_WAIT, client.signal(request)).await;
+        match answer {
+            Ok(answer) => answer.map(|_| ()).map_err(explain),
+            Err(_elapsed) => Err(Error::Agent(format!(
+                "it did not answer within {} s",
+                SIGNAL_WAIT.as_secs()
+            ))),
+        }
     }
 
     async fn message(&mut self) -> Result<Option<Message>, Error> {
@@ -188,6 +197,13 @@ impl Process {
             Err(status) => Err(self.machine.refine(explain(status)).await),
         }
     }
+}
+
+fn piece(bytes: Bytes) -> Result<Bytes, Error> {
+    if bytes.len() > CHUNK_BYTES {
+        return Err(Error::Agent("it sent more at once than was agreed".into()));
+    }
+    Ok(bytes)
 }
 
 /// A program's standard input.
