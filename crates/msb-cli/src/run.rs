@@ -7,7 +7,7 @@ use bytes::Bytes;
 use msb::{Piece, Sandbox, SandboxBuilder, Stdin};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 
-use crate::args::Run;
+use crate::args::{Run, parse_secret};
 use crate::interrupt::Interrupts;
 
 /// The largest piece of standard input read at once, in bytes.
@@ -58,7 +58,8 @@ fn builder(args: Run) -> Result<SandboxBuilder> {
         let (name, value) = variable(&text)?;
         builder = builder.env(name, value);
     }
-    for secret in args.secrets {
+    for text in args.secrets {
+        let secret = parse_secret(&text).map_err(|error| anyhow!("--secret: {error}"))?;
         let value = host_variable(&secret.name).with_context(|| {
             format!("the secret {0} has no value: export {0} first", secret.name)
         })?;
