@@ -27,6 +27,9 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
 /// How long the guest may keep its half open after this end is gone and all is delivered, or stay
 /// silent while it is not (Linux's `tcp_fin_timeout`).
 const LINGER_LIMIT: Duration = Duration::from_secs(60);
+/// How often a guest that has closed its half is asked whether it is still there. Nothing else would tell that its
+/// program has ended: a kernel forgets such a socket after a minute (Linux's `tcp_fin_timeout`), without a word.
+const HALF_CLOSED_PROBE: Duration = Duration::from_secs(75);
 /// Segments sent in one go before other flows get their turn.
 const BURST: usize = 8;
 
@@ -104,6 +107,7 @@ impl FlowTcp {
         let endpoint = (IpAddress::from(local.ip()), local.port());
         let socket = self.socket();
         socket.abort();
+        socket.set_keep_alive(None);
         if socket.listen(endpoint).is_err() {
             return;
         }
@@ -139,6 +143,10 @@ impl FlowTcp {
                 }
             }
             Stage::Open | Stage::Closed => self.give_up_at = None,
+        }
+        let socket = self.socket();
+        if socket.state() == State::CloseWait {
+            socket.set_keep_alive(Some(HALF_CLOSED_PROBE));
         }
     }
 

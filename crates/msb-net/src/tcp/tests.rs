@@ -292,6 +292,25 @@ fn an_idle_connection_has_no_timer_and_lives_on() {
     assert!(matches!(pair.read(), Poll::Ready(Ok(data)) if data == b"still here"));
 }
 
+/// A client that gave up waiting for its answer must not keep its connection for as long as the server likes.
+#[test]
+fn a_half_closed_guest_is_asked_whether_it_is_still_there() {
+    let mut pair = Pair::connected(1_000, Faults::NONE);
+    pair.guest().close();
+    pair.settle();
+    assert!(matches!(pair.read(), Poll::Ready(Ok(data)) if data.is_empty()));
+    for _ in 0..10 {
+        pair.now += HALF_CLOSED_PROBE;
+        pair.settle();
+        assert_eq!(pair.flow.stage(), Stage::Open, "it waits for its answer");
+    }
+    // Its kernel has forgotten the socket.
+    pair.sockets.remove(pair.handle);
+    pair.now += HALF_CLOSED_PROBE;
+    pair.settle();
+    assert_eq!(pair.flow.stage(), Stage::Closed);
+}
+
 #[test]
 fn a_guest_that_keeps_its_half_open_is_reset_after_the_stream_is_gone() {
     let mut pair = Pair::connected(1_000, Faults::NONE);
