@@ -34,6 +34,11 @@ pub struct NetworkBuilder {
 impl NetworkBuilder {
     /// What the guest may reach: a comma-separated list of `public`, `private`, `host`, `metadata`, `all` and
     /// `none`. Default: `public`.
+    ///
+    /// `host` opens every TCP port of the host's loopback interface, and with it all that trusts whoever can connect
+    /// there: databases, development servers, other people's services on a shared machine. An address of the host's
+    /// own needs it too, whatever other group the address is in. Where nothing but the host is permitted, names other
+    /// than those of [`add_host`](Self::add_host) do not exist, and no query leaves the host.
     pub fn profiles(mut self, profiles: impl Into<String>) -> Self {
         self.profiles = Some(profiles.into());
         self
