@@ -47,7 +47,7 @@ pub enum Error {
     },
 
     /// A file the user named is of another kind.
-    #[error("{} is not a {expected}", path.display())]
+    #[error("{} is not {expected}", path.display())]
     WrongFormat {
         /// The path as given.
         path: PathBuf,

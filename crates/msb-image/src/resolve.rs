@@ -140,7 +140,7 @@ fn given_kernel(path: &Path) -> Result<PathBuf, Error> {
     } else {
         Err(Error::WrongFormat {
             path: path.to_owned(),
-            expected: "kernel (an x86-64 vmlinux or bzImage)",
+            expected: "a kernel (an x86-64 vmlinux or bzImage)",
         })
     }
 }
@@ -149,7 +149,7 @@ fn given_initramfs(path: &Path) -> Result<PathBuf, Error> {
     match head("initramfs", path)? {
         (_, 0) => Err(Error::WrongFormat {
             path: path.to_owned(),
-            expected: "initramfs: it is empty",
+            expected: "an initramfs: it is empty",
         }),
         _ => Ok(path.to_owned()),
     }
@@ -166,7 +166,7 @@ fn disk_format(path: &Path) -> Result<DiskFormat, Error> {
         }),
         None => Err(Error::WrongFormat {
             path: path.to_owned(),
-            expected: "squashfs file",
+            expected: "a squashfs file",
         }),
     }
 }
