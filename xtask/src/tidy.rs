@@ -1,5 +1,6 @@
 //! Checks on the workspace itself: layers, lints, file heads, licences, stray addresses.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,7 @@ const CHECKS: &[Check] = &[
         "no file names a mirror or a place on one machine",
         addresses,
     ),
+    ("every test that docs/attacks.md names exists", named_tests),
 ];
 
 /// Layers of ARCHITECTURE.md: a crate depends only on crates of lower layers.
@@ -92,7 +94,9 @@ struct Workspace {
 
 impl Workspace {
     fn read() -> Result<Self> {
-        let root = process::workspace();
+        let root = process::workspace()
+            .canonicalize()
+            .context("cannot find the workspace")?;
         let mut files = Vec::new();
         collect(&root, &root, &mut files)?;
         Ok(Self {
@@ -102,8 +106,11 @@ impl Workspace {
         })
     }
 
-    /// The contents of a file given by its absolute path; empty if there is none.
+    /// The contents of a file given by its path, absolute or from the root; empty if there is none.
     fn text(&self, path: &Path) -> &str {
+        // A target's source may be given across packages, with `..` in it.
+        let whole = self.root.join(path).canonicalize();
+        let path = whole.as_deref().unwrap_or(path);
         let path = path.strip_prefix(&self.root).unwrap_or(path);
         let found = self.files.iter().find(|(of, _)| of == path);
         found.map_or("", |(_, text)| text.as_str())
@@ -276,6 +283,48 @@ fn addresses(workspace: &Workspace) -> Vec<String> {
     faults
 }
 
+/// Where known attacks are listed with the tests that show what happens.
+const ATTACKS: &str = "docs/attacks.md";
+
+/// A name in the last column of a table there is a test's.
+fn named_tests(workspace: &Workspace) -> Vec<String> {
+    let rows = workspace.text(Path::new(ATTACKS)).lines();
+    let cells = rows
+        .filter_map(|line| line.trim_end().strip_suffix('|'))
+        .filter_map(|row| row.rsplit('|').next());
+    let named: Vec<&str> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    if named.is_empty() {
+        return vec![format!("{ATTACKS} names no test")];
+    }
+    let sources = workspace
+        .files
+        .iter()
+        .filter(|(path, _)| path.extension().is_some_and(|extension| extension == "rs"));
+    let tests: HashSet<&str> = sources.flat_map(|(_, text)| tests_in(text)).collect();
+    let missing = named.into_iter().filter(|name| !tests.contains(name));
+    missing.map(str::to_owned).collect()
+}
+
+/// The names of the functions in `text` that have a test's attribute.
+fn tests_in(text: &str) -> Vec<&str> {
+    let (mut names, mut is_test) = (Vec::new(), false);
+    for line in text.lines().map(str::trim_start) {
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            is_test = true;
+        } else if let Some((_, rest)) = line.split_once("fn ")
+            && !line.starts_with("//")
+        {
+            if is_test {
+                names.extend(rest.split('(').next());
+            }
+            is_test = false;
+        }
+    }
+    names
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,6 +371,17 @@ mod tests {
     }
 
     #[test]
+    fn every_test_named_among_the_attacks_exists() {
+        check(named_tests);
+    }
+
+    #[test]
+    fn only_tests_count_as_tests() {
+        let text = "#[test]\nfn one() {}\nfn two() {}\n#[tokio::test(start_paused = true)]\n// a fn \nasync fn three() {}";
+        assert_eq!(tests_in(text), ["one", "three"]);
+    }
+
+    #[test]
     fn broken_rules_are_found() {
         let package = |name: &str, used: &[&str]| Package {
             name: name.to_owned(),
@@ -348,7 +408,10 @@ mod tests {
                 package(TESTKIT, &["msb-net"]),
                 package("msb-stray", &[]),
             ],
-            files: vec![("msb-name.rs".into(), ["use deb.", "debian.org"].concat())],
+            files: vec![
+                ("msb-name.rs".into(), ["use deb.", "debian.org"].concat()),
+                (ATTACKS.into(), "| a | `b` | `no_such_test` |".to_owned()),
+            ],
         };
         let count = |check: fn(&Workspace) -> Vec<String>| check(&workspace).len();
         assert_eq!(count(layers), 5);
@@ -358,5 +421,6 @@ mod tests {
         assert_eq!(count(file_heads), 1);
         assert_eq!(count(pure_crates), PURE.len());
         assert_eq!(count(addresses), 1);
+        assert_eq!(named_tests(&workspace), ["no_such_test"]);
     }
 }
