@@ -238,7 +238,7 @@ async fn orphans_are_reaped(guest: &Guest) {
     assert!(start.elapsed() < Duration::from_secs(12));
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
