@@ -4,11 +4,12 @@
 
 mod common;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Bench, HOST, OTHER, PLACEHOLDER, VALUE, read_until, within};
+use common::{Bench, HOST, OTHER, PLACEHOLDER, VALUE, broken, read_until, within};
 use msb_testkit::{CertificateKind, Origin, RawOrigin};
 use msb_tls_proxy::{Event, HelloFailure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -277,5 +278,31 @@ async fn an_unverified_server_receives_no_byte_of_a_request() {
         assert!(answer.starts_with("HTTP/1.1 502 "), "{kind:?}: {answer}");
         assert_eq!(origin.received(), b"", "{kind:?}");
         assert!(!answer.contains(VALUE));
+    }
+}
+
+/// Attack 11: to HTTP/1.0 the end of the connection is the end of the body, so a cut must not look like one.
+#[tokio::test]
+async fn a_body_cut_short_is_a_reset_where_the_end_of_the_connection_ends_it() {
+    for in_order in [true, false] {
+        let bench = Bench::new();
+        let origin = RawOrigin::start(bench.root.server(&[HOST], CertificateKind::Good)).await;
+        let (mut guest, mut server) =
+            tokio::join!(bench.tls(origin.address(), HOST), origin.accept());
+        let request = format!("GET / HTTP/1.0\r\nHost: {HOST}\r\n\r\n");
+        guest.write_all(request.as_bytes()).await.unwrap();
+        read_until(&mut server, "\r\n\r\n").await;
+        let answer = b"HTTP/1.0 200 OK\r\n\r\nrm -rf /tmp/x";
+        server.write_all(answer).await.unwrap();
+        server.flush().await.unwrap();
+        read_until(&mut guest, "/tmp/x").await;
+        if in_order {
+            server.shutdown().await.unwrap();
+            let rest = within(guest.read_to_end(&mut Vec::new())).await;
+            assert_eq!(rest.unwrap(), 0);
+        } else {
+            drop(server);
+            assert_eq!(broken(&mut guest).await, ErrorKind::ConnectionReset);
+        }
     }
 }

@@ -1,8 +1,10 @@
-//! A request's body between the guest and the server, scanned as it streams.
+//! Bodies between the guest and the server: a request's is scanned as it streams, a response's is watched.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -159,6 +161,42 @@ impl fmt::Debug for ScannedBody {
         f.debug_struct("ScannedBody")
             .field("state", &self.state)
             .finish_non_exhaustive()
+    }
+}
+
+/// A response's body on its way to the guest, which raises a flag if it breaks off.
+pub(crate) struct WatchedBody {
+    incoming: Incoming,
+    broken: Arc<AtomicBool>,
+}
+
+impl WatchedBody {
+    pub(crate) fn new(incoming: Incoming, broken: Arc<AtomicBool>) -> Self {
+        Self { incoming, broken }
+    }
+}
+
+impl Body for WatchedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(context));
+        if let Some(Err(_)) = &frame {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
     }
 }
 

@@ -21,7 +21,7 @@ use msb_policy::InterceptedConnection;
 use msb_secrets::{Note, NoteKind, SecretSet, Violation, ViolationAction};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::body::ScannedBody;
+use super::body::{ScannedBody, WatchedBody};
 use super::expect::Continue;
 use super::stop::Stop;
 use super::stream::Checked;
@@ -33,7 +33,7 @@ use crate::{Event, EventSink, Limits};
 /// How long a finished connection may take to say goodbye upstream.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-type ResponseBody = Either<Incoming, Full<Bytes>>;
+type ResponseBody = Either<WatchedBody, Full<Bytes>>;
 
 /// What the requests of one connection have in common.
 pub(crate) struct Session {
@@ -44,6 +44,8 @@ pub(crate) struct Session {
     pub(crate) events: EventSink,
     pub(crate) limits: Limits,
     pub(crate) stop: Arc<Stop>,
+    /// Whether an answer broke off, which its guest must not take for its end.
+    pub(crate) broken: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -62,7 +64,8 @@ impl Session {
 }
 
 /// Serves the guest's requests from `upstream` until either side ends or a violation is found;
-/// the latter is for the caller to see in [`Session::stop`].
+/// the latter is for the caller to see in [`Session::stop`], and in [`Session::broken`] whether
+/// the guest's last answer is whole.
 pub(crate) async fn bridge<G, U>(guest: G, upstream: U, session: Arc<Session>)
 where
     G: AsyncRead + AsyncWrite + Send + Unpin,
@@ -288,6 +291,7 @@ impl RequestContext {
             path: self.path.unwrap_or_default(),
             status: head.status.as_u16(),
         });
+        let body = WatchedBody::new(body, Arc::clone(&self.session.broken));
         Response::from_parts(head, Either::Left(body))
     }
 }

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use msb_name::Host;
 use msb_secrets::{SecretSet, StreamRewriter, Violation, ViolationAction};
 use tokio::io::{
-    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf,
 };
 
 use crate::{Connection, Event, EventSink};
@@ -136,7 +136,8 @@ where
     G: AsyncWrite,
     U: AsyncRead,
 {
-    tokio::io::copy(upstream, guest).await?;
+    let mut upstream = BufReader::with_capacity(CHUNK, upstream);
+    tokio::io::copy_buf(&mut upstream, guest).await?;
     guest.shutdown().await?;
     Ok(())
 }

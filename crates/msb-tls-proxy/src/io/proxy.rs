@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -224,18 +225,25 @@ impl Inner {
         let destination = destination_of(&host, destination, &pins);
         let connection = InterceptedConnection::new(host, destination, trust);
         let stop = Arc::new(Stop::default());
-        let session = Arc::new(self.session(connection, Arc::clone(&stop)));
-        bridge(&mut guest, upstream, session).await;
-        if stop.is_raised() {
+        let broken = Arc::default();
+        let session = self.session(connection, Arc::clone(&stop), Arc::clone(&broken));
+        bridge(&mut guest, upstream, Arc::new(session)).await;
+        if stop.is_raised() || broken.load(Ordering::Relaxed) {
             // While the stream is still there: what is gone cannot be reset.
             reset.reset();
         }
     }
 
-    fn session(self: Arc<Self>, connection: InterceptedConnection, stop: Arc<Stop>) -> Session {
+    fn session(
+        self: Arc<Self>,
+        connection: InterceptedConnection,
+        stop: Arc<Stop>,
+        broken: Arc<AtomicBool>,
+    ) -> Session {
         Session {
             connection,
             stop,
+            broken,
             on_violation: self.on_violation,
             events: Arc::clone(&self.events),
             limits: self.limits,
