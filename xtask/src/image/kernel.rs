@@ -17,7 +17,7 @@ use crate::process;
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
 
 /// Raise when vmlinux or the module archive would come out different from the same package.
-const RECIPE_VERSION: u32 = 1;
+const RECIPE_VERSION: u32 = 2;
 
 /// Brings kernel and modules up to date.
 pub(super) fn build(builder: &Builder, sources: &Sources) -> Result<()> {

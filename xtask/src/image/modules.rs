@@ -37,7 +37,11 @@ pub(super) fn archive(modules: &Path) -> Result<Vec<u8>> {
     let mut order = String::new();
     for (at, (name, contents)) in loaded.iter().enumerate() {
         let file = format!("{at:02}-{name}.ko");
-        archive.file(&format!("modules/{file}"), 0o644, contents);
+        archive.file(
+            &format!("modules/{file}"),
+            0o644,
+            without_signature(contents),
+        );
         order.push_str(&file);
         order.push('\n');
     }
@@ -66,6 +70,23 @@ fn load(
     }
     loaded.push((name.to_owned(), contents));
     Ok(())
+}
+
+/// The module without the signature behind it. The kernel loads it all the same, since the host vouches for the
+/// whole initramfs, and does not hash it and raise the signature to its power, which takes long under emulation.
+///
+/// Layout: Linux `scripts/sign-file.c`; the length is the last four bytes before the magic text, big-endian.
+fn without_signature(module: &[u8]) -> &[u8] {
+    const MAGIC: &[u8] = b"~Module signature appended~\n";
+    const INFO_BYTES: usize = 12;
+    let signed = || {
+        let (rest, info) = module
+            .strip_suffix(MAGIC)?
+            .split_last_chunk::<INFO_BYTES>()?;
+        let len = info.last_chunk().map(|len| u32::from_be_bytes(*len))?;
+        rest.get(..rest.len().checked_sub(usize::try_from(len).ok()?)?)
+    };
+    signed().unwrap_or(module)
 }
 
 /// Module names in a `.modinfo` section's `depends=` entry.
@@ -119,5 +140,24 @@ mod tests {
         assert_eq!(depends(info), ["virtio_ring", "virtio"]);
         assert!(depends(b"depends=\0name=x\0").is_empty());
         assert!(depends(b"").is_empty());
+    }
+
+    #[test]
+    fn only_a_whole_signature_is_cut_off() {
+        let magic = b"~Module signature appended~\n";
+        let signed = |len: u8| {
+            [
+                b"ELF".as_slice(),
+                b"sign",
+                &[0; 8],
+                &[0, 0, 0, len],
+                magic.as_slice(),
+            ]
+            .concat()
+        };
+        assert_eq!(without_signature(&signed(4)), b"ELF");
+        assert_eq!(without_signature(&signed(200)), signed(200));
+        assert_eq!(without_signature(magic), magic);
+        assert_eq!(without_signature(b"ELF"), b"ELF");
     }
 }
