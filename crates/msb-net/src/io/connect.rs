@@ -25,7 +25,7 @@ pub(super) async fn connect(
     to_host: bool,
     host_permitted: bool,
 ) -> io::Result<TcpStream> {
-    if !to_host && !host_permitted && is_own(destination.ip()) {
+    if !to_host && !host_permitted && is_own(destination.ip())? {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, Denied));
     }
     let attempts = async {
@@ -85,24 +85,30 @@ fn targets(destination: SocketAddr, to_host: bool) -> Vec<SocketAddr> {
 }
 
 /// Whether connecting to `address` leads to the host itself.
-fn is_own(address: IpAddr) -> bool {
+///
+/// # Errors
+/// When no socket can be had, which a connect could not have either.
+fn is_own(address: IpAddr) -> io::Result<bool> {
     let address = address.to_canonical();
     let nobodys = match address {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
     };
+    if !can_bind(address)? {
+        return Ok(false);
+    }
     // A host may let its programs bind any address (`ip_nonlocal_bind`): then the route has to tell.
-    can_bind(address) && (!can_bind(nobodys) || source_towards(address) == Some(address))
+    Ok(!can_bind(nobodys)? || source_towards(address) == Some(address))
 }
 
 /// Whether the kernel lets a socket have `address`. In doubt it does.
-fn can_bind(address: IpAddr) -> bool {
+fn can_bind(address: IpAddr) -> io::Result<bool> {
     let socket = match address {
-        IpAddr::V4(_) => TcpSocket::new_v4(),
-        IpAddr::V6(_) => TcpSocket::new_v6(),
+        IpAddr::V4(_) => TcpSocket::new_v4()?,
+        IpAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    let bound = socket.and_then(|socket| socket.bind(SocketAddr::new(address, 0)));
-    !matches!(bound, Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
+    let bound = socket.bind(SocketAddr::new(address, 0));
+    Ok(!matches!(bound, Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable))
 }
 
 /// The address the host would send from; nothing is sent.
@@ -127,14 +133,14 @@ mod tests {
     #[tokio::test]
     async fn the_hosts_own_addresses_are_known() {
         for own in ["127.0.0.1", "127.0.0.2", "::ffff:127.0.0.1", "0.0.0.0"] {
-            assert!(is_own(ip(own)), "{own}");
+            assert!(is_own(ip(own)).unwrap(), "{own}");
         }
         for other in ["192.0.2.1", "8.8.8.8", "::ffff:8.8.8.8"] {
-            assert!(!is_own(ip(other)), "{other}");
+            assert!(!is_own(ip(other)).unwrap(), "{other}");
         }
         // None on a machine with no address but the loopback's.
         if let Some(own) = source_towards(ip("192.0.2.1")) {
-            assert!(is_own(own), "{own}");
+            assert!(is_own(own).unwrap(), "{own}");
         }
     }
 
