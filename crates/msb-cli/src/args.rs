@@ -46,7 +46,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "ACTION", default_value = "block", value_parser = parse_action)]
     pub(crate) on_secret_violation: ViolationAction,
 
-    /// What the guest may reach: a comma-separated list of public, private, host, metadata, all, none.
+    /// What the guest may reach: a comma-separated list of public, private, host, metadata, all, none. `host` opens
+    /// every service on the host, those listening on its loopback interface only included.
     #[arg(long = "net", value_name = "PROFILES", default_value = "public")]
     pub(crate) net: String,
 
