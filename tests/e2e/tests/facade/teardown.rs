@@ -41,8 +41,15 @@ fn a_creation_that_is_given_up_leaves_nothing() {
         let home = Home::new();
         let before = home.files();
         let boot = Guest::boot("given-up", |builder| builder.store(home.path()));
-        let outcome = tokio::time::timeout(Duration::from_millis(700), boot).await;
-        assert!(outcome.is_err(), "it was up already");
+        let begun = async {
+            while home.processes().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            _ = boot => panic!("it was up before its QEMU was seen"),
+            () = begun => {}
+        }
         let gone = async {
             while !home.processes().is_empty() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
