@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, mount};
 
 use crate::error::Error;
+use crate::timings;
 
 /// Device probing is asynchronous; a device that has not come after this long is not coming.
 const DEVICE_WAIT: Duration = Duration::from_secs(20);
@@ -19,6 +20,7 @@ const ROOT_DISK: &str = "/dev/vda";
 /// Mounts what modules and devices need and loads the initramfs' modules in their written order.
 pub(crate) fn prepare() -> Result<(), Error> {
     mount_kernel_file_systems()?;
+    timings::mark("kernel file systems mounted");
     let order = fs::read_to_string("/modules/order").map_err(|source| Error::Initramfs {
         path: "/modules/order",
         source,
@@ -37,6 +39,7 @@ pub(crate) fn prepare() -> Result<(), Error> {
             source,
         })?;
     }
+    timings::mark("modules loaded");
     Ok(())
 }
 
@@ -102,8 +105,11 @@ pub(crate) fn enter_root() -> Result<(), Error> {
         Some(c"lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work"),
     )?;
     switch_root().map_err(Error::EnterRoot)?;
+    timings::mark("root mounted");
     mount_kernel_file_systems()?;
-    mount_user_file_systems()
+    mount_user_file_systems()?;
+    timings::mark("file systems mounted");
+    Ok(())
 }
 
 /// `msb.rootfstype=` on the kernel command line; squashfs when it is not there.

@@ -9,7 +9,7 @@ use msb_guest_trust::{
     CaCertificate, Facts, TrustRequest, apply, environment as trust_environment, plan,
 };
 
-use crate::network;
+use crate::{network, timings};
 
 /// The environment every exec starts from.
 pub(crate) type Environment = BTreeMap<String, String>;
@@ -18,7 +18,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Applies the request. What fails without ending the boot comes back as warnings.
 pub(crate) async fn configure(request: ConfigureRequest) -> (Environment, Vec<String>) {
+    timings::mark("asked to configure");
     let mut warnings = network::configure(request.network.as_ref()).await;
+    timings::mark("network up");
     if let Err(error) = name_host(&request.hostname) {
         warnings.push(format!("host name {:?}: {error}", request.hostname));
     }
@@ -27,6 +29,8 @@ pub(crate) async fn configure(request: ConfigureRequest) -> (Environment, Vec<St
         .into();
     environment.extend(request.env);
     warnings.extend(trust(&request.ca_pem, &mut environment));
+    timings::mark("trust in place");
+    timings::report();
     (environment, warnings)
 }
 

@@ -13,6 +13,7 @@ mod port;
 mod power;
 mod reaper;
 mod service;
+mod timings;
 
 use std::io::Write as _;
 
@@ -42,8 +43,10 @@ fn run() -> Result<(), Error> {
     if !rustix::process::getpid().is_init() {
         return Err(Error::NotInit);
     }
+    timings::mark("init started");
     boot::prepare()?;
     let port = boot::open_agent_port()?;
+    timings::mark("agent port open");
     boot::enter_root()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
