@@ -21,7 +21,7 @@ const POWER_OFF_WAIT: Duration = Duration::from_secs(10);
 /// How long the machine's end may come after its agent's connection is gone.
 pub(crate) const END_WAIT: Duration = Duration::from_secs(2);
 /// How much of the console an error shows.
-const CONSOLE_LINES: usize = 20;
+pub(crate) const CONSOLE_LINES: usize = 20;
 
 /// A running sandbox. Dropping it kills its guest at once; [`stop`](Self::stop) ends it in order.
 pub struct Sandbox {

@@ -13,17 +13,20 @@ use msb_vmm::{Accelerator, Channels, Disk, Machine, NetworkDevice, Vm};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::Status;
+use tracing::Level;
 
 use crate::agent::{self, Client};
 use crate::event::{Event, Events};
 use crate::exec::{explain, printable};
 use crate::plan::{Interception, Plan};
 use crate::route::Router;
-use crate::sandbox::{Boot, END_WAIT, Running, Tasks};
+use crate::sandbox::{Boot, CONSOLE_LINES, END_WAIT, Running, Tasks};
 use crate::{Error, Sandbox};
 
 /// The guest decides how many it sends; nobody reads more.
 const MAX_GUEST_WARNINGS: usize = 100;
+/// Asks the agent to say on the console when each step of the boot was done.
+const TIMINGS: &str = "msb.timings";
 
 /// Boots the plan's guest and brings it up.
 pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
@@ -65,6 +68,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         machine.vm.wait().await;
         return Err(error);
     }
+    tell_timings(&machine);
     Ok(Sandbox {
         name: plan.name,
         client,
@@ -130,6 +134,9 @@ async fn describe_machine(
     machine.qemu = qemu.to_owned();
     machine.cpus = plan.cpus;
     machine.memory_mib = plan.memory_mib;
+    if tracing::enabled!(Level::DEBUG) {
+        machine.kernel_args.push(TIMINGS.to_owned());
+    }
     machine.root = Some(Disk {
         path: root.path.clone(),
         fstype: match root.format {
@@ -249,6 +256,19 @@ async fn configure_guest(
         events.emit(&Event::Warning(format!("guest: {}", printable(warning))));
     }
     Ok(())
+}
+
+/// Logs what the agent said about its boot, as far as it has come through the console.
+fn tell_timings(machine: &Running) {
+    if tracing::enabled!(Level::DEBUG) {
+        let console = machine.vm.console().tail(CONSOLE_LINES);
+        for line in console
+            .lines()
+            .filter(|line| line.starts_with("msb-agent:"))
+        {
+            tracing::debug!("{line}");
+        }
+    }
 }
 
 fn guest_network(addresses: &Addresses) -> GuestNetwork {
