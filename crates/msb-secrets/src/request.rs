@@ -11,7 +11,7 @@ use msb_policy::InjectGrant;
 use smallvec::SmallVec;
 use zeroize::Zeroizing;
 
-use crate::engine::{Hay, Search};
+use crate::engine::{Cursor, Hay, Search};
 use crate::judge::Judge;
 use crate::set::Entry;
 use crate::{Form, Location, Note, StreamRewriter, Violation};
@@ -121,8 +121,8 @@ impl RequestRewriter {
         let set = Arc::clone(&self.judge.set);
         let hay = Hay::whole(input);
         let mut edits: SmallVec<[(usize, usize, InjectGrant); 2]> = SmallVec::new();
-        let mut from = 0;
-        while let Search::Found(found) = set.engine.find(&hay, from) {
+        let (mut from, mut cursor) = (0, Cursor::default());
+        while let Search::Found(found) = set.engine.find(&hay, from, &mut cursor) {
             let (form, raw) = (reported.unwrap_or(found.form), found.form == Form::Raw);
             let grant = self
                 .judge

@@ -1,5 +1,8 @@
 //! Matching a needle inside base64 text (RFC 4648, either alphabet) whatever stands before it in the encoded data.
 
+use zeroize::Zeroizing;
+
+use super::escape::Border;
 use super::hay::{Hay, Peek, Step, is_word};
 
 /// Shorter needles have too few characters of their own in base64 to be told from chance.
@@ -13,7 +16,7 @@ pub(crate) const SHORTEST: usize = 4;
 pub(crate) struct Aligned {
     lead_bits: usize,
     lead: u8,
-    pub(crate) sextets: Box<[u8]>,
+    pub(crate) sextets: Zeroizing<Box<[u8]>>,
     tail_bits: usize,
     tail: u8,
     ends_in_word: bool,
@@ -21,7 +24,7 @@ pub(crate) struct Aligned {
 
 impl Aligned {
     /// `position`: 0, 1 or 2, the needle's first byte in its triple. `needle` has at least [`SHORTEST`] bytes.
-    pub(crate) fn new(needle: &[u8], position: usize) -> Self {
+    pub(crate) fn new(needle: &[u8], position: usize, border: Border) -> Self {
         let lead_bits: usize = [0, 4, 2][position];
         let bits = |from: usize, count: usize| {
             (from..from + count).fold(0u8, |value, i| {
@@ -34,10 +37,10 @@ impl Aligned {
         Self {
             lead_bits,
             lead: bits(0, lead_bits),
-            sextets: (0..whole).map(|i| bits(lead_bits + 6 * i, 6)).collect(),
+            sextets: Zeroizing::new((0..whole).map(|i| bits(lead_bits + 6 * i, 6)).collect()),
             tail_bits,
             tail: bits(tail_from, tail_bits),
-            ends_in_word: needle.last().copied().is_some_and(is_word),
+            ends_in_word: border == Border::Token && needle.last().copied().is_some_and(is_word),
         }
     }
 

@@ -9,12 +9,77 @@ pub(crate) const LONGEST_UNIT: usize = 9;
 /// The most bytes behind a needle that decide whether its token ends: `\u0041`.
 pub(crate) const LOOKAHEAD: usize = 6;
 
+/// What stands at `at` and its length, read as a character of a needle that holds no `%`, `\\`, `+` or space: then an escape
+/// can be read in one way only.
+pub(crate) fn read_unit(hay: &Hay<'_>, at: usize) -> Step<(u8, usize, Form)> {
+    match hay.peek(at) {
+        Peek::More => Step::More,
+        Peek::End => Step::Not,
+        Peek::Byte(b'%') => read_percent(hay, at),
+        Peek::Byte(b'\\') => read_json(hay, at),
+        Peek::Byte(byte) => Step::Is((byte, 1, Form::Raw)),
+    }
+}
+
+fn read_percent(hay: &Hay<'_>, at: usize) -> Step<(u8, usize, Form)> {
+    let twice = literal_at(hay, at + 1, b"25");
+    let digits = match twice {
+        Step::More => return Step::More,
+        Step::Is(()) => at + 3,
+        Step::Not => at + 1,
+    };
+    read_digit(hay, digits).and_then(|(high, high_len)| {
+        read_digit(hay, digits + high_len).and_then(|(low, low_len)| {
+            let end = digits + high_len + low_len;
+            let form = if end - at > 3 {
+                Form::PercentTwice
+            } else {
+                Form::Percent
+            };
+            Step::Is((high << 4 | low, end - at, form))
+        })
+    })
+}
+
+/// A hexadecimal digit, itself percent-encoded or not, and its length.
+fn read_digit(hay: &Hay<'_>, at: usize) -> Step<(u8, usize)> {
+    match hay.peek(at) {
+        Peek::Byte(b'%') => hex_pair_at(hay, at + 1).and_then(|byte| match hex_value(byte) {
+            Some(nibble) => Step::Is((nibble, 3)),
+            None => Step::Not,
+        }),
+        Peek::Byte(byte) => hex_value(byte).map_or(Step::Not, |nibble| Step::Is((nibble, 1))),
+        Peek::End => Step::Not,
+        Peek::More => Step::More,
+    }
+}
+
+fn read_json(hay: &Hay<'_>, at: usize) -> Step<(u8, usize, Form)> {
+    match hay.peek(at + 1) {
+        Peek::More => Step::More,
+        Peek::Byte(byte @ (b'"' | b'/')) => Step::Is((byte, 2, Form::Json)),
+        Peek::Byte(b'u') => unicode_value(hay, at).and_then(|byte| {
+            if byte.is_ascii() {
+                Step::Is((byte, 6, Form::Json))
+            } else {
+                Step::Not
+            }
+        }),
+        Peek::Byte(_) | Peek::End => Step::Not,
+    }
+}
+
 /// Matches `needle` at `at` and answers its end and form.
 ///
 /// Each byte may be literal, percent-encoded (the percent sign and the digits themselves too), or a JSON escape. Where
 /// a `%` or `\` of the needle could be read in two ways, the all-literal reading is tried first, then the longest one of
 /// each, then the shortest.
-pub(crate) fn needle_at(hay: &Hay<'_>, at: usize, needle: &[u8]) -> Step<(usize, Form)> {
+pub(crate) fn needle_at(
+    hay: &Hay<'_>,
+    at: usize,
+    needle: &[u8],
+    border: Border,
+) -> Step<(usize, Form)> {
     let rest = &hay.data[at..];
     let common = rest.len().min(needle.len());
     if rest[..common] == needle[..common] {
@@ -22,17 +87,28 @@ pub(crate) fn needle_at(hay: &Hay<'_>, at: usize, needle: &[u8]) -> Step<(usize,
             return Step::More;
         }
         if common == needle.len() {
-            match token_ends(hay, at + common, needle, Form::Raw) {
+            match token_ends(hay, at + common, needle, Form::Raw, border) {
                 Step::Is(()) => return Step::Is((at + common, Form::Raw)),
                 Step::More => return Step::More,
                 Step::Not => {}
             }
         }
     }
-    match escaped_at(hay, at, needle, Reading::Longest) {
-        Step::Not if needle.contains(&b'%') => escaped_at(hay, at, needle, Reading::Shortest),
+    match escaped_at(hay, at, needle, Reading::Longest, border) {
+        Step::Not if needle.contains(&b'%') => {
+            escaped_at(hay, at, needle, Reading::Shortest, border)
+        }
         answer => answer,
     }
+}
+
+/// Where a needle counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Border {
+    /// As a whole token only.
+    Token,
+    /// Inside a word as well.
+    Anywhere,
 }
 
 /// How to read the percent sign of a needle where `%2525` could be one written twice-encoded, or `%25` and more.
@@ -42,7 +118,13 @@ enum Reading {
     Shortest,
 }
 
-fn escaped_at(hay: &Hay<'_>, at: usize, needle: &[u8], reading: Reading) -> Step<(usize, Form)> {
+fn escaped_at(
+    hay: &Hay<'_>,
+    at: usize,
+    needle: &[u8],
+    reading: Reading,
+    border: Border,
+) -> Step<(usize, Form)> {
     let (mut end, mut form) = (at, Form::Raw);
     for byte in needle {
         match unit_at(hay, end, *byte, reading) {
@@ -51,7 +133,7 @@ fn escaped_at(hay: &Hay<'_>, at: usize, needle: &[u8], reading: Reading) -> Step
             Step::More => return Step::More,
         }
     }
-    token_ends(hay, end, needle, form).and_then(|()| Step::Is((end, form)))
+    token_ends(hay, end, needle, form, border).and_then(|()| Step::Is((end, form)))
 }
 
 /// Matches one written form of `byte` and answers its length.
@@ -156,8 +238,14 @@ fn literal_at(hay: &Hay<'_>, at: usize, literal: &[u8]) -> Step<()> {
 }
 
 /// Whether no token character follows. After an escaped needle an escaped token character counts as well.
-fn token_ends(hay: &Hay<'_>, end: usize, needle: &[u8], form: Form) -> Step<()> {
-    if !needle.last().copied().is_some_and(is_word) {
+pub(crate) fn token_ends(
+    hay: &Hay<'_>,
+    end: usize,
+    needle: &[u8],
+    form: Form,
+    border: Border,
+) -> Step<()> {
+    if border == Border::Anywhere || !needle.last().copied().is_some_and(is_word) {
         return Step::Is(());
     }
     let next = match hay.peek(end) {
@@ -200,11 +288,14 @@ fn hex_pair_at(hay: &Hay<'_>, at: usize) -> Step<u8> {
 }
 
 /// Whether no token character stands before `at`. An escape before it counts as the character it stands for.
-pub(crate) fn token_starts(hay: &Hay<'_>, at: usize, needle: &[u8]) -> bool {
+pub(crate) fn token_starts(hay: &Hay<'_>, at: usize, first: u8, border: Border) -> bool {
+    if border == Border::Anywhere || !is_word(first) {
+        return true;
+    }
     let Some(previous) = hay.before(at, 1) else {
         return true;
     };
-    if !needle.first().copied().is_some_and(is_word) || !is_word(previous) {
+    if !is_word(previous) {
         return true;
     }
     let back = |n| hay.before(at, n).unwrap_or(0);

@@ -7,10 +7,13 @@ mod base64;
 mod escape;
 mod hay;
 mod prefilter;
+mod sampler;
 mod search;
+mod sorted;
 mod stream;
 
 pub(crate) use hay::Hay;
+pub(crate) use sampler::Cursor;
 pub(crate) use search::{Engine, Found, Search};
 pub(crate) use stream::Stream;
 

@@ -1,71 +1,87 @@
-//! Short literals that every form of every needle begins with, searched with vector instructions.
+//! Passing over what cannot begin a needle: by short literals that every form of every needle begins with, searched with
+//! vector instructions, or by looking at some places only.
 
 use std::collections::BTreeSet;
 
 use aho_corasick::packed::{self, Searcher};
-use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 
 use super::base64::{Aligned, characters};
+use super::sampler::{Cursor, Sampler};
 
 /// The longest literal: `\u0024`.
-pub(crate) const LONGEST_LITERAL: usize = 6;
+const LONGEST_LITERAL: usize = 6;
 
 /// Above this the packed searcher's buckets fill up and verification eats its gain.
 const MOST_PACKED: usize = 64;
 
-/// Needles given a packed searcher search several GiB/s; else an automaton does about one.
+/// What passes over bytes that no needle can begin with.
 #[derive(Debug)]
 pub(crate) enum Prefilter {
     Nothing,
+    /// Few needles, or many with the same beginning.
     Packed(Searcher),
-    Automaton(AhoCorasick),
+    Sampled(Box<Sampler>),
 }
 
 impl Prefilter {
     /// A filter for needles and their base64 forms.
+    ///
+    /// With `wipe` it keeps nothing of them but what is wiped when it is dropped.
     pub(crate) fn new<'a>(
-        needles: impl Iterator<Item = &'a [u8]>,
-        aligned: impl Iterator<Item = &'a Aligned>,
+        needles: impl Iterator<Item = &'a [u8]> + Clone,
+        aligned: impl Iterator<Item = &'a Aligned> + Clone,
+        wipe: bool,
     ) -> Self {
-        let mut literals = BTreeSet::new();
-        for needle in needles {
-            add_escaped(needle, &mut literals);
-        }
-        for aligned in aligned {
-            add_base64(aligned, &mut literals);
-        }
-        drop_covered(&mut literals);
-        if literals.is_empty() {
+        if needles.clone().next().is_none() {
             return Self::Nothing;
         }
-        if literals.len() <= MOST_PACKED
-            && let Some(searcher) = packed::Config::new().builder().extend(&literals).build()
-        {
-            return Self::Packed(searcher);
-        }
-        // Leftmost: a candidate must never be passed over for one that starts later and ends earlier.
-        let automaton = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostFirst)
-            .kind(Some(AhoCorasickKind::DFA))
-            .build(&literals);
-        Self::Automaton(
-            automaton
-                .expect("placeholders of 1024 bytes give too few states to overflow an automaton"),
+        let packed = if wipe {
+            None
+        } else {
+            packed(needles.clone(), aligned.clone())
+        };
+        packed.map_or_else(
+            || Self::Sampled(Box::new(Sampler::new(needles, aligned))),
+            Self::Packed,
         )
     }
 
-    /// The first position from `from` on where a literal stands.
-    pub(crate) fn find(&self, data: &[u8], from: usize) -> Option<usize> {
+    /// How many bytes of a match have to be there for it to be seen.
+    pub(crate) fn reach(&self) -> usize {
+        match self {
+            Self::Nothing | Self::Packed(_) => LONGEST_LITERAL,
+            Self::Sampled(sampler) => sampler.reach(),
+        }
+    }
+
+    /// The first position from `from` on where a needle may begin. `cursor` belongs to this `data`.
+    pub(crate) fn find(&self, data: &[u8], from: usize, cursor: &mut Cursor) -> Option<usize> {
         match self {
             Self::Nothing => None,
             Self::Packed(searcher) => searcher
                 .find_in(data, (from..data.len()).into())
                 .map(|found| found.start()),
-            Self::Automaton(automaton) => automaton
-                .find(Input::new(data).range(from..))
-                .map(|found| found.start()),
+            Self::Sampled(sampler) => sampler.find(data, from, cursor),
         }
     }
+}
+
+fn packed<'a>(
+    needles: impl Iterator<Item = &'a [u8]>,
+    aligned: impl Iterator<Item = &'a Aligned>,
+) -> Option<Searcher> {
+    let mut literals = BTreeSet::new();
+    for needle in needles {
+        add_escaped(needle, &mut literals);
+    }
+    for aligned in aligned {
+        add_base64(aligned, &mut literals);
+    }
+    drop_covered(&mut literals);
+    if literals.len() > MOST_PACKED {
+        return None;
+    }
+    packed::Config::new().builder().extend(&literals).build()
 }
 
 /// Prefixes of the ways to write a needle with `escape`: as long as its first three bytes are literal those, else up to

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::hay::{BEHIND, Hay, Step};
+use super::sampler::Cursor;
 use super::search::{Engine, Found, Search};
 
 /// Output of one step; a chunk without a match is one piece.
@@ -126,9 +127,9 @@ impl Stream {
             data: &chunk,
             last: false,
         };
-        let (mut put_out, mut from) = (0, 0);
+        let (mut put_out, mut from, mut cursor) = (0, 0, Cursor::default());
         let decided = loop {
-            match engine.find(&hay, from) {
+            match engine.find(&hay, from, &mut cursor) {
                 Search::Found(found) => {
                     if let Some(replacement) = judge(&found)? {
                         push_piece(out, chunk.slice(put_out..found.start));

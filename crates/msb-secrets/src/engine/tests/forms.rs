@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE};
 
-use super::{engine, find_all};
+use super::{Engine, engine, find_all};
 use crate::Form;
 
 /// `expected`: (needle, form, matched text) of each match.
@@ -279,4 +279,20 @@ fn many_needles_fall_back_to_an_automaton() {
             ],
         );
     }
+}
+
+#[test]
+fn values_are_found_inside_words() {
+    let engine = Engine::for_values(["sk-12".as_bytes(), b"sk-1234"]);
+    let found = |input: &str| -> Vec<_> {
+        let found = find_all(&engine, input.as_bytes()).into_iter();
+        found
+            .map(|found| input[found.start..found.end].to_owned())
+            .collect()
+    };
+    assert_eq!(found("xsk-123 sk-12345x"), ["sk-12", "sk-1234"]);
+    assert_eq!(found("asks%6b-12a"), ["s%6b-12"]);
+    assert_eq!(found("task%73k%2D12a"), ["%73k%2D12"]);
+    let encoded = BASE64_STANDARD.encode("a:sk-1234x");
+    assert_eq!(found(&encoded).len(), 1, "{encoded}");
 }

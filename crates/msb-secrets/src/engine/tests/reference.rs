@@ -197,6 +197,67 @@ proptest! {
     }
 }
 
+/// Needles long enough to be looked for at some places only, and inputs that hold parts of them.
+fn long() -> impl Strategy<Value = (Vec<String>, Vec<Vec<u8>>)> {
+    let needles = proptest::collection::btree_set("\\$[a-e]{3}[ab_$/\" -]{6,14}[ab]", 1..4);
+    needles.prop_flat_map(|needles| {
+        let needles: Vec<String> = needles.into_iter().collect();
+        let part = (
+            prop::sample::select(needles.clone()),
+            0..4usize,
+            0..4usize,
+            0..4u8,
+            proptest::collection::vec(any::<prop::sample::Index>(), 24),
+            0..4u8,
+        );
+        let part = part.prop_map(|(needle, before, after, cut, choices, style)| {
+            let whole = match cut {
+                0 => needle[..needle.len() - after].to_owned(),
+                1 => format!("{}{needle}", &needle[..before]),
+                _ => needle,
+            };
+            match style {
+                0 => base64::prelude::BASE64_STANDARD
+                    .encode(format!("{}{whole}", "x".repeat(before)))
+                    .into_bytes(),
+                1 => whole.into_bytes(),
+                _ => {
+                    let mut spelled = Vec::new();
+                    for (byte, choice) in whole.bytes().zip(&choices) {
+                        // Mostly as it is, so that escapes come late too.
+                        if choice.index(8) == 0 {
+                            spelled.extend(choice.get(&spellings(byte)));
+                        } else {
+                            spelled.push(byte);
+                        }
+                    }
+                    spelled
+                }
+            }
+        });
+        let inputs = proptest::collection::vec(proptest::collection::vec(part, 0..4), 16);
+        let inputs =
+            inputs.prop_map(|inputs| inputs.iter().map(|parts| parts.join(&b"."[..])).collect());
+        (Just(needles), inputs)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn long_needles_find_what_the_reference_finds((needles, inputs) in long()) {
+        let strangers: Vec<String> = (0..40u8).map(|i| format!("{}{}~~~~~~~~", char::from(b'C' + i % 20), char::from(b'p' + i / 20))).collect();
+        let engine = Engine::new(needles.iter().chain(&strangers).map(|needle| needle.as_bytes()));
+        for input in inputs {
+            let found: Vec<_> = find_all(&engine, &input).into_iter().map(|found| (found.needle, found.start, found.end)).collect();
+            // The reference takes needles that begin with `$`; here a word before one makes it none.
+            let expected: Vec<_> = reference(&needles, &input).into_iter().collect();
+            prop_assert_eq!(found, expected, "in {}", String::from_utf8_lossy(&input));
+        }
+    }
+}
+
 #[test]
 fn the_reference_is_not_vacuous() {
     let needles = ["$A".to_owned(), "$A_B".to_owned()];
