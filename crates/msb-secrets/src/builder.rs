@@ -24,11 +24,17 @@ pub struct SecretBuilder {
     patterns: Vec<String>,
     any_host: bool,
     unverified: bool,
-    headers: bool,
-    basic_auth: bool,
-    query: bool,
-    body: bool,
+    scopes: Scopes,
     require_tls_identity: bool,
+}
+
+/// Where a secret is injected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scopes {
+    pub(crate) headers: bool,
+    pub(crate) basic_auth: bool,
+    pub(crate) query: bool,
+    pub(crate) body: bool,
 }
 
 impl Default for SecretBuilder {
@@ -41,10 +47,12 @@ impl Default for SecretBuilder {
             patterns: Vec::new(),
             any_host: false,
             unverified: false,
-            headers: true,
-            basic_auth: true,
-            query: false,
-            body: false,
+            scopes: Scopes {
+                headers: true,
+                basic_auth: true,
+                query: false,
+                body: false,
+            },
             require_tls_identity: true,
         }
     }
@@ -106,7 +114,7 @@ impl SecretBuilder {
     /// Whether the placeholder is replaced in any header value and trailer. Default: true.
     #[must_use]
     pub fn inject_headers(mut self, enabled: bool) -> Self {
-        self.headers = enabled;
+        self.scopes.headers = enabled;
         self
     }
 
@@ -114,21 +122,26 @@ impl SecretBuilder {
     /// credentials too, when `inject_headers` is off. Default: true; no additional effect when headers are on.
     #[must_use]
     pub fn inject_basic_auth(mut self, enabled: bool) -> Self {
-        self.basic_auth = enabled;
+        self.scopes.basic_auth = enabled;
         self
     }
 
-    /// Whether the placeholder is replaced in the query of the URL. Default: false. Not supported yet.
+    /// Whether the placeholder is replaced in the query of the URL, by the percent-encoded value. Default: false.
+    ///
+    /// It needs a proxy that calls [`RequestRewriter::rewrite_target`](crate::RequestRewriter::rewrite_target).
     #[must_use]
     pub fn inject_query(mut self, enabled: bool) -> Self {
-        self.query = enabled;
+        self.scopes.query = enabled;
         self
     }
 
-    /// Whether the placeholder is replaced in the request's body. Default: false. Not supported yet.
+    /// Whether the placeholder is replaced in the request's body, by the value escaped for the content type. Default:
+    /// false.
+    ///
+    /// It needs a proxy that calls [`RequestRewriter::rewrite_body`](crate::RequestRewriter::rewrite_body).
     #[must_use]
     pub fn inject_body(mut self, enabled: bool) -> Self {
-        self.body = enabled;
+        self.scopes.body = enabled;
         self
     }
 
@@ -163,30 +176,32 @@ impl SecretBuilder {
         check_placeholder(&env, &placeholder)?;
         let value = self.value.0.filter(|value| !value.is_empty());
         let value = value.ok_or_else(|| Error::MissingValue { env: env.clone() })?;
-        check_header_value(&env, &value)?;
+        if self.scopes.headers || self.scopes.basic_auth {
+            check_header_value(&env, &value)?;
+        }
         Ok(Secret {
             env: env.into(),
             placeholder: placeholder.into(),
             scope,
-            headers: self.headers,
-            basic_auth: self.basic_auth,
+            scopes: self.scopes,
             value,
         })
     }
 
     fn check_scopes(&self, env: &str) -> Result<(), Error> {
-        let unsupported = [
-            (self.query, "inject_query(true)"),
-            (self.body, "inject_body(true)"),
-            (!self.require_tls_identity, "require_tls_identity(false)"),
-        ];
-        if let Some((_, method)) = unsupported.into_iter().find(|(wanted, _)| *wanted) {
+        if !self.require_tls_identity {
             return Err(Error::NotSupportedYet {
                 env: env.to_owned(),
-                method,
+                method: "require_tls_identity(false)",
             });
         }
-        if !self.headers && !self.basic_auth {
+        let Scopes {
+            headers,
+            basic_auth,
+            query,
+            body,
+        } = self.scopes;
+        if !(headers || basic_auth || query || body) {
             return Err(Error::NothingInjected {
                 env: env.to_owned(),
             });
@@ -252,8 +267,7 @@ pub struct Secret {
     pub(crate) env: Arc<str>,
     pub(crate) placeholder: Arc<str>,
     pub(crate) scope: HostScope,
-    pub(crate) headers: bool,
-    pub(crate) basic_auth: bool,
+    pub(crate) scopes: Scopes,
     pub(crate) value: Zeroizing<String>,
 }
 
@@ -270,6 +284,18 @@ impl Secret {
         &self.placeholder
     }
 
+    /// Whether it is injected into queries, which only some proxies do.
+    #[must_use]
+    pub fn injects_query(&self) -> bool {
+        self.scopes.query
+    }
+
+    /// Whether it is injected into bodies, which only some proxies do.
+    #[must_use]
+    pub fn injects_body(&self) -> bool {
+        self.scopes.body
+    }
+
     /// The hosts that may receive the value.
     #[must_use]
     pub fn scope(&self) -> &HostScope {
@@ -283,16 +309,14 @@ impl std::fmt::Debug for Secret {
             env,
             placeholder,
             scope,
-            headers,
-            basic_auth,
+            scopes,
             value: _,
         } = self;
         f.debug_struct("Secret")
             .field("env", env)
             .field("placeholder", placeholder)
             .field("scope", scope)
-            .field("headers", headers)
-            .field("basic_auth", basic_auth)
+            .field("scopes", scopes)
             .field("value", &format_args!("[redacted]"))
             .finish()
     }

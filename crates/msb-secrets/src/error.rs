@@ -93,7 +93,9 @@ pub enum Error {
         problem: &'static str,
     },
     /// Every scope is switched off.
-    #[error("secret {env:?} is injected nowhere: leave inject_headers or inject_basic_auth on")]
+    #[error(
+        "secret {env:?} is injected nowhere: leave inject_headers or inject_basic_auth on, or switch inject_query or inject_body on"
+    )]
     NothingInjected {
         /// The secret.
         env: String,

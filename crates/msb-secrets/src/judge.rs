@@ -94,22 +94,48 @@ impl Gate {
 /// Decides about matches and keeps the notes.
 pub(crate) struct Judge {
     pub(crate) set: Arc<Inner>,
+    pub(crate) docket: Docket,
+}
+
+/// Where the bytes go, and what was decided.
+pub(crate) struct Docket {
     gate: Gate,
     notes: Vec<Note>,
 }
 
 impl Judge {
     pub(crate) fn new(set: Arc<Inner>, gate: Gate) -> Self {
+        let notes = Vec::new();
         Self {
             set,
-            gate,
-            notes: Vec::new(),
+            docket: Docket { gate, notes },
         }
     }
 
     /// The same place in the world, without the notes.
     pub(crate) fn another(&self) -> Self {
-        Self::new(Arc::clone(&self.set), self.gate.clone())
+        Self::new(Arc::clone(&self.set), self.docket.gate.clone())
+    }
+
+    /// The values that may be written, with their secrets.
+    pub(crate) fn granted(&self) -> impl Iterator<Item = (&Entry, InjectGrant)> {
+        let secrets = self.set.secrets.iter();
+        secrets.filter_map(|secret| Some((secret, self.docket.grant(secret).ok()?)))
+    }
+
+    pub(crate) fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.docket.notes)
+    }
+}
+
+impl Docket {
+    fn grant(&self, secret: &Entry) -> Result<InjectGrant, Refusal> {
+        match &self.gate {
+            Gate::Request(request) => {
+                grant_injection(secret.id, &secret.scope, &request.0, &request.1)
+            }
+            Gate::Plain => Err(Refusal::NotIntercepted),
+        }
     }
 
     /// A grant if the value is to be written, `None` if the placeholder stays.
@@ -118,28 +144,21 @@ impl Judge {
     /// this place in this form.
     pub(crate) fn judge(
         &mut self,
+        set: &Inner,
         found: &Found,
         form: Form,
-        location: &Location,
+        location: impl FnOnce() -> Location,
         injects: impl FnOnce(&Entry) -> bool,
     ) -> Result<Option<InjectGrant>, Violation> {
-        let set = Arc::clone(&self.set);
         let secret = &set.secrets[found.needle];
-        let answer = match &self.gate {
-            Gate::Request(request) => {
-                grant_injection(secret.id, &secret.scope, &request.0, &request.1)
-            }
-            Gate::Plain => Err(Refusal::NotIntercepted),
-        };
-        let grant = match answer {
+        let grant = match self.grant(secret) {
             Ok(grant) => grant,
             Err(refusal) => {
                 // Nothing of the request goes out, so nothing was substituted or left alone.
                 self.notes.clear();
-                let (env, location) = (Arc::clone(&secret.env), location.clone());
                 return Err(Violation {
-                    env,
-                    location,
+                    env: Arc::clone(&secret.env),
+                    location: location(),
                     form,
                     refusal,
                 });
@@ -153,14 +172,10 @@ impl Judge {
                 NoteKind::LeftAlone
             },
             env: Arc::clone(&secret.env),
-            location: location.clone(),
+            location: location(),
             form,
         });
         Ok(injected.then_some(grant))
-    }
-
-    pub(crate) fn take_notes(&mut self) -> Vec<Note> {
-        std::mem::take(&mut self.notes)
     }
 
     fn note(&mut self, note: Note) {
@@ -173,8 +188,8 @@ impl Judge {
 impl fmt::Debug for Judge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Judge")
-            .field("gate", &self.gate)
-            .field("notes", &self.notes)
+            .field("gate", &self.docket.gate)
+            .field("notes", &self.docket.notes)
             .finish_non_exhaustive()
     }
 }

@@ -32,10 +32,13 @@
 //! # What is found
 //! A placeholder matches as a whole token only (`$MSB_API` is not in `$MSB_API_KEY`), and the longest one wins. It is
 //! found raw, percent-encoded (once, twice, partly), with JSON escapes, and in base64 at any alignment, wherever the
-//! input is cut. Only raw placeholders in header values and inside Basic credentials are replaced.
+//! input is cut.
+//!
+//! # What is replaced
+//! Raw placeholders in header values and inside Basic credentials; raw and percent-encoded ones in queries; in bodies raw
+//! ones, and those with JSON escapes in JSON, and percent-encoded ones in forms. What goes in is escaped for its place.
 //!
 //! # Limits
-//! - Injection into queries and bodies is not there yet; [`SecretBuilder::build`] refuses to promise it.
 //! - Compressed bodies are searched as they are; base64 is not looked for across line breaks, nor inside another
 //!   encoding, nor for placeholders of fewer than 4 bytes.
 //! - A placeholder that itself contains `%` or `\` is found raw and fully escaped, but not in every mixture.
@@ -43,11 +46,13 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod content;
 mod engine;
 mod env;
 mod error;
 mod hosts;
 mod judge;
+mod length;
 mod request;
 mod set;
 mod stream;
@@ -55,8 +60,10 @@ mod value;
 mod violation;
 
 pub use builder::{MAX_PLACEHOLDER_LEN, Secret, SecretBuilder};
+pub use content::BodyKind;
 pub use error::Error;
 pub use judge::{Note, NoteKind};
+pub use length::{LengthChange, LengthPlan};
 pub use request::{RequestRewriter, Rewritten};
 pub use set::SecretSet;
 pub use stream::{Pieces, StreamRewriter};

@@ -1,20 +1,19 @@
-//! Rewriting one request: its header values and trailers; searching its target and body.
+//! Rewriting one request: its header values, trailers, target and body.
 
 use std::fmt;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
-use msb_policy::InjectGrant;
 use smallvec::SmallVec;
 use zeroize::Zeroizing;
 
+use crate::content::Style;
 use crate::engine::{Cursor, Hay, Search};
 use crate::judge::Judge;
 use crate::set::Entry;
-use crate::{Form, Location, Note, StreamRewriter, Violation};
+use crate::{BodyKind, Form, Location, Note, StreamRewriter, Violation};
 
 /// Rewrites one request on an intercepted connection.
 ///
@@ -63,22 +62,35 @@ impl RequestRewriter {
     /// # Errors
     /// As [`header_value`](Self::header_value).
     pub fn target(&mut self, path_and_query: &str) -> Result<(), Violation> {
-        let target = path_and_query.as_bytes();
-        let query_at = path_and_query.find('?').unwrap_or(target.len());
-        let location = |at| {
-            if at > query_at {
-                Location::Query
-            } else {
-                Location::Path
-            }
-        };
-        self.rewrite(target, None, location, |_| false).map(|_| ())
+        self.rewrite_in_target(path_and_query, |_| false)
+            .map(|_| ())
     }
 
-    /// What searches the body of this request.
+    /// Rewrites the request target: path and query, or any other form of it; `None` means that it stays as it is.
+    ///
+    /// In the query, raw and percent-encoded placeholders of secrets that are injected there are replaced by the
+    /// percent-encoded value. The path is searched and never rewritten.
+    ///
+    /// # Errors
+    /// As [`header_value`](Self::header_value).
+    pub fn rewrite_target(&mut self, path_and_query: &str) -> Result<Option<Rewritten>, Violation> {
+        self.rewrite_in_target(path_and_query, |secret| secret.scopes.query)
+            .map(|rewritten| rewritten.map(Rewritten::new))
+    }
+
+    /// What searches the body of this request. Nothing is written into it.
     #[must_use]
     pub fn body(&self) -> StreamRewriter {
-        StreamRewriter::new(self.judge.another(), Location::Body)
+        StreamRewriter::new(self.judge.another(), Location::Body, None)
+    }
+
+    /// What rewrites the body of this request, decoded of any content coding.
+    ///
+    /// Placeholders of secrets that are injected in bodies are replaced by the value, escaped for the kind: where they
+    /// stand raw, with JSON escapes in JSON, and percent-encoded in forms.
+    #[must_use]
+    pub fn rewrite_body(&self, kind: BodyKind) -> StreamRewriter {
+        StreamRewriter::new(self.judge.another(), Location::Body, Some(kind.style()))
     }
 
     /// Takes the notes made so far; the body's are its own.
@@ -93,71 +105,109 @@ impl RequestRewriter {
         location: impl Fn() -> Location,
     ) -> Result<Option<Rewritten>, Violation> {
         let kind = FieldKind::of(name);
+        let injects = |secret: &Entry, _: usize| kind.injects(secret);
         if kind == FieldKind::Credentials
             && let Some(basic) = Basic::parse(value)
         {
-            let decoded = self.rewrite(
-                &basic.decoded,
-                Some(Form::Basic),
-                |_| location(),
-                |secret| kind.injects(secret),
-            )?;
-            if let Some(decoded) = decoded {
+            let place = Place {
+                reported: Some(Form::Basic),
+                style: Style::Raw,
+                location: |_| location(),
+                injects,
+            };
+            if let Some(decoded) = self.rewrite(&basic.decoded, place)? {
                 return Ok(Some(Rewritten::new(basic.encode(&decoded))));
             }
         }
-        let rewritten = self.rewrite(value, None, |_| location(), |secret| kind.injects(secret))?;
-        Ok(rewritten.map(Rewritten::new))
+        let place = Place {
+            reported: None,
+            style: Style::Raw,
+            location: |_| location(),
+            injects,
+        };
+        Ok(self.rewrite(value, place)?.map(Rewritten::new))
     }
 
-    /// Replaces the raw placeholders that `injects` says so of. `reported` stands in reports for the form found.
-    fn rewrite(
+    fn rewrite_in_target(
         &mut self,
-        input: &[u8],
-        reported: Option<Form>,
-        location: impl Fn(usize) -> Location,
+        target: &str,
         injects: impl Fn(&Entry) -> bool,
     ) -> Result<Option<Zeroizing<Vec<u8>>>, Violation> {
-        let set = Arc::clone(&self.judge.set);
+        let query_at = target.find('?').unwrap_or(target.len());
+        let place = Place {
+            reported: None,
+            style: Style::Percent,
+            location: |at| {
+                if at > query_at {
+                    Location::Query
+                } else {
+                    Location::Path
+                }
+            },
+            injects: |secret: &Entry, at| at > query_at && injects(secret),
+        };
+        self.rewrite(target.as_bytes(), place)
+    }
+
+    fn rewrite<L: Fn(usize) -> Location, I: Fn(&Entry, usize) -> bool>(
+        &mut self,
+        input: &[u8],
+        place: Place<L, I>,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, Violation> {
+        let Judge { set, docket } = &mut self.judge;
         let hay = Hay::whole(input);
-        let mut edits: SmallVec<[(usize, usize, InjectGrant); 2]> = SmallVec::new();
+        let mut edits: SmallVec<[Edit; 1]> = SmallVec::new();
         let (mut from, mut cursor) = (0, Cursor::default());
         while let Search::Found(found) = set.engine.find(&hay, from, &mut cursor) {
-            let (form, raw) = (reported.unwrap_or(found.form), found.form == Form::Raw);
-            let grant = self
-                .judge
-                .judge(&found, form, &location(found.start), |secret| {
-                    raw && injects(secret)
-                })?;
-            edits.extend(grant.map(|grant| (found.start, found.end, grant)));
+            let grant = docket.judge(
+                set,
+                &found,
+                place.reported.unwrap_or(found.form),
+                || (place.location)(found.start),
+                |secret| place.style.reads(found.form) && (place.injects)(secret, found.start),
+            )?;
+            let written = grant.map(|grant| place.style.write(set.value(&grant)));
+            edits.extend(written.map(|written| (found.start, found.end, written)));
             from = found.end;
         }
         if edits.is_empty() {
             return Ok(None);
         }
-        let mut parts: SmallVec<[&[u8]; 5]> = SmallVec::new();
+        let (added, removed) = edits.iter().fold((0, 0), |(added, removed), edit| {
+            (added + edit.2.len(), removed + edit.1 - edit.0)
+        });
+        // One allocation of the right size: a growing one would leave copies of values behind.
+        let mut output = Zeroizing::new(Vec::with_capacity(input.len() - removed + added));
         let mut copied = 0;
-        for (start, end, grant) in &edits {
-            parts.extend([&input[copied..*start], set.value(grant)]);
+        for (start, end, written) in &edits {
+            output.extend_from_slice(&input[copied..*start]);
+            output.extend_from_slice(written);
             copied = *end;
         }
-        parts.push(&input[copied..]);
-        // One allocation of the right size: a growing one would leave copies of values behind.
-        let mut output = Zeroizing::new(Vec::with_capacity(
-            parts.iter().map(|part| part.len()).sum(),
-        ));
-        for part in parts {
-            output.extend_from_slice(part);
-        }
+        output.extend_from_slice(&input[copied..]);
         Ok(Some(output))
     }
+}
+
+/// From where to where what is written.
+type Edit = (usize, usize, Zeroizing<Vec<u8>>);
+
+/// Where bytes stand and what may be written there.
+struct Place<L, I> {
+    /// Stands in reports for the form that was found.
+    reported: Option<Form>,
+    style: Style,
+    /// By position in the input.
+    location: L,
+    /// Whether a secret is injected at a position.
+    injects: I,
 }
 
 /// A value with secrets written into it. `Debug` does not show it; its memory is wiped when the last copy is dropped.
 pub struct Rewritten(Zeroizing<Vec<u8>>);
 
 impl Rewritten {
-    fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+    pub(crate) fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
         Self(bytes)
     }
 
@@ -223,8 +273,8 @@ impl FieldKind {
     fn injects(self, secret: &Entry) -> bool {
         match self {
             Self::Framing => false,
-            Self::Credentials => secret.headers || secret.basic_auth,
-            Self::Other => secret.headers,
+            Self::Credentials => secret.scopes.headers || secret.scopes.basic_auth,
+            Self::Other => secret.scopes.headers,
         }
     }
 }

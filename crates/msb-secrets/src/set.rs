@@ -6,6 +6,7 @@ use std::sync::Arc;
 use msb_name::Authority;
 use msb_policy::{HostScope, InjectGrant, InterceptedConnection, SecretId};
 
+use crate::builder::Scopes;
 use crate::engine::Engine;
 use crate::judge::{Gate, Judge};
 use crate::{Error, Location, RequestRewriter, Secret, SecretValue, StreamRewriter};
@@ -25,8 +26,7 @@ pub(crate) struct Entry {
     pub(crate) env: Arc<str>,
     pub(crate) placeholder: Arc<str>,
     pub(crate) scope: HostScope,
-    pub(crate) headers: bool,
-    pub(crate) basic_auth: bool,
+    pub(crate) scopes: Scopes,
     pub(crate) value: SecretValue,
 }
 
@@ -54,8 +54,7 @@ impl SecretSet {
                 env,
                 placeholder,
                 scope,
-                headers,
-                basic_auth,
+                scopes,
                 value,
             } = secret;
             Entry {
@@ -63,8 +62,7 @@ impl SecretSet {
                 env,
                 placeholder,
                 scope,
-                headers,
-                basic_auth,
+                scopes,
                 value: SecretValue::new(id, value),
             }
         });
@@ -124,6 +122,7 @@ impl SecretSet {
         StreamRewriter::new(
             Judge::new(Arc::clone(&self.0), Gate::Plain),
             Location::Plain,
+            None,
         )
     }
 }

@@ -1,16 +1,18 @@
-//! Searching a body or a connection as it streams by.
+//! Searching and rewriting a body or a connection as it streams by.
 
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
+use msb_policy::InjectGrant;
 use smallvec::SmallVec;
 
+use crate::content::Style;
 use crate::engine::{Found, Stream};
 use crate::judge::Judge;
-use crate::{Location, Note, Violation};
+use crate::set::Entry;
+use crate::{Form, LengthChange, Location, Note, Rewritten, Violation};
 
-/// Searches a stream of bytes for placeholders. Nothing is written into it yet: what goes in comes out, or a violation.
+/// Searches a stream of bytes for placeholders, and replaces those that are to be.
 ///
 /// Call [`push`](Self::push) for each chunk, then [`finish`](Self::finish). Bytes that cannot belong to a placeholder
 /// come out at once, as the very same [`Bytes`]; the beginning of a possible placeholder is kept back, at most 9 times
@@ -21,16 +23,39 @@ pub struct StreamRewriter {
     judge: Judge,
     location: Location,
     stream: Stream,
+    /// How values are written; `None` if they are not.
+    style: Option<Style>,
+    answers: Answers,
     violation: Option<Violation>,
 }
 
 impl StreamRewriter {
-    pub(crate) fn new(judge: Judge, location: Location) -> Self {
+    pub(crate) fn new(judge: Judge, location: Location, style: Option<Style>) -> Self {
         Self {
             judge,
             location,
             stream: Stream::default(),
+            style,
+            answers: Answers::default(),
             violation: None,
+        }
+    }
+
+    /// How the length of the stream may change by what is written into it; for a [`LengthPlan`](crate::LengthPlan).
+    #[must_use]
+    pub fn length_change(&self) -> LengthChange {
+        let Some(style) = self.style else {
+            return LengthChange::Never;
+        };
+        let changes = |(secret, grant): (&Entry, InjectGrant)| {
+            let same = style == Style::Raw
+                && self.judge.set.value(&grant).len() == secret.placeholder.len();
+            secret.scopes.body && !same
+        };
+        if self.judge.granted().any(changes) {
+            LengthChange::Possible
+        } else {
+            LengthChange::Never
         }
     }
 
@@ -61,25 +86,59 @@ impl StreamRewriter {
         }
         let mut out = SmallVec::new();
         let Self {
-            judge,
+            judge: Judge { set, docket },
             location,
             stream,
+            style,
+            answers,
             ..
         } = self;
-        let set = Arc::clone(&judge.set);
-        let mut leave = |found: &Found| {
-            judge
-                .judge(found, found.form, location, |_| false)
-                .map(|_| None)
+        let mut judge = |found: &Found| {
+            if let Some(known) = answers.get(found) {
+                return Ok(known);
+            }
+            let injects =
+                |secret: &Entry| secret.scopes.body && style.is_some_and(|s| s.reads(found.form));
+            let grant = docket.judge(set, found, found.form, || location.clone(), injects)?;
+            let written = grant
+                .zip(*style)
+                .map(|(grant, style)| Rewritten::new(style.write(set.value(&grant))).into_bytes());
+            Ok(answers.put(found, written))
         };
         let answer = match chunk {
-            Some(chunk) => stream.push(&set.engine, chunk, &mut out, &mut leave),
-            None => stream.finish(&set.engine, &mut out, &mut leave),
+            Some(chunk) => stream.push(&set.engine, chunk, &mut out, &mut judge),
+            None => stream.finish(&set.engine, &mut out, &mut judge),
         };
         match answer {
             Ok(()) => Ok(Pieces(out.into_iter())),
             Err(violation) => Err(self.violation.insert(violation).clone()),
         }
+    }
+}
+
+/// What was decided, which stays the same for the whole stream: by needle and form, the replacement if there is one.
+#[derive(Default)]
+struct Answers(Vec<(usize, Form, Option<Bytes>)>);
+
+impl Answers {
+    fn get(&self, found: &Found) -> Option<Option<Bytes>> {
+        let mut known = self.0.iter();
+        known
+            .find(|(needle, form, _)| (*needle, *form) == (found.needle, found.form))
+            .map(|(_, _, replacement)| replacement.clone())
+    }
+
+    fn put(&mut self, found: &Found, replacement: Option<Bytes>) -> Option<Bytes> {
+        self.0.push((found.needle, found.form, replacement.clone()));
+        replacement
+    }
+}
+
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answers")
+            .field("count", &self.0.len())
+            .finish()
     }
 }
 
@@ -107,3 +166,6 @@ impl fmt::Debug for Pieces {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,6 +66,7 @@ impl Plan {
             .into_iter()
             .map(SecretBuilder::build)
             .collect::<Result<Vec<_>, _>>()?;
+        secrets.iter().try_for_each(check_scopes)?;
         let network = builder.network;
         let interception = plan_interception(&network, !secrets.is_empty())?;
         let warnings = check_reach(&secrets, &network, interception.as_ref())?;
@@ -177,6 +178,21 @@ fn plan_interception(
         bypass: BypassList::parse(&tls.bypass)?,
         upstream_ca_files: tls.upstream_ca_files,
     }))
+}
+
+/// Refuses scopes that the proxy does not serve yet: silence would look like success.
+fn check_scopes(secret: &Secret) -> Result<(), Error> {
+    let unserved = [
+        (secret.injects_query(), "inject_query(true)"),
+        (secret.injects_body(), "inject_body(true)"),
+    ];
+    match unserved.into_iter().find(|(wanted, _)| *wanted) {
+        Some((_, method)) => Err(Error::Secret(msb_secrets::Error::NotSupportedYet {
+            env: secret.env().to_owned(),
+            method,
+        })),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a secret that nothing could put in (SPEC S12); returns warnings for those that may be half out of reach.
@@ -316,6 +332,23 @@ mod tests {
                 "api.example.com: that host is bypassed",
             );
         }
+    }
+
+    #[test]
+    fn scopes_that_the_proxy_does_not_serve_are_refused() {
+        let with = |scoped: fn(SecretBuilder) -> SecretBuilder| {
+            let secret =
+                |s: SecretBuilder| s.env("API_KEY").value("sk-canary").allow_host("a.test");
+            builder().secret(move |s| scoped(secret(s)))
+        };
+        check_refused(
+            with(|s| s.inject_query(true)),
+            "\"API_KEY\": inject_query(true) is not supported yet",
+        );
+        check_refused(
+            with(|s| s.inject_body(true)),
+            "\"API_KEY\": inject_body(true) is not supported yet",
+        );
     }
 
     #[test]

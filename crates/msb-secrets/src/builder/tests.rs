@@ -28,7 +28,7 @@ fn refused(builder: SecretBuilder, expected: &str) {
 fn the_defaults_are_those_of_the_documents() {
     let secret = good().build().unwrap();
     assert_eq!((secret.env(), secret.placeholder()), ("KEY", "$MSB_KEY"));
-    assert!(secret.headers && secret.basic_auth);
+    assert!(secret.scopes.headers && secret.scopes.basic_auth);
     assert!(secret.scope().allows(&"a.test".parse().unwrap()));
     assert!(!secret.scope().allows(&"b.test".parse().unwrap()));
     let explicit = good()
@@ -37,7 +37,9 @@ fn the_defaults_are_those_of_the_documents() {
         .inject_query(false)
         .inject_body(false)
         .require_tls_identity(true);
-    assert!(explicit.build().is_ok_and(|secret| secret.headers));
+    assert!(explicit.build().is_ok_and(|secret| secret.scopes.headers
+        && !secret.injects_query()
+        && !secret.injects_body()));
 }
 
 #[test]
@@ -162,14 +164,6 @@ fn any_host_takes_effect_only_with_true() {
 #[test]
 fn what_comes_later_is_refused_by_name() {
     refused(
-        good().inject_query(true),
-        "inject_query(true) is not supported yet",
-    );
-    refused(
-        good().inject_body(true),
-        "inject_body(true) is not supported yet",
-    );
-    refused(
         good().require_tls_identity(false),
         "require_tls_identity(false) is not supported yet",
     );
@@ -180,6 +174,23 @@ fn a_secret_that_is_injected_nowhere_is_refused() {
     refused(
         good().inject_headers(false).inject_basic_auth(false),
         "injected nowhere",
+    );
+}
+
+#[test]
+fn query_or_body_alone_are_enough_and_take_values_that_no_header_could() {
+    let elsewhere = || good().inject_headers(false).inject_basic_auth(false);
+    let query = elsewhere()
+        .inject_query(true)
+        .value("a\nb")
+        .build()
+        .unwrap();
+    assert!(query.injects_query() && !query.injects_body());
+    let body = elsewhere().inject_body(true).value("a\nb").build().unwrap();
+    assert!(body.injects_body() && !body.injects_query());
+    refused(
+        good().inject_body(true).value(format!("{CANARY}\n")),
+        "cannot stand in a header",
     );
 }
 
