@@ -25,6 +25,7 @@ pub struct SecretBuilder {
     any_host: bool,
     unverified: bool,
     scopes: Scopes,
+    scrub: bool,
     require_tls_identity: bool,
 }
 
@@ -53,6 +54,7 @@ impl Default for SecretBuilder {
                 query: false,
                 body: false,
             },
+            scrub: true,
             require_tls_identity: true,
         }
     }
@@ -145,6 +147,15 @@ impl SecretBuilder {
         self
     }
 
+    /// Whether the value is taken out of responses. Default: true.
+    ///
+    /// Values of fewer than [`SHORTEST_SCRUBBED`](crate::SHORTEST_SCRUBBED) bytes are not.
+    #[must_use]
+    pub fn scrub_responses(mut self, enabled: bool) -> Self {
+        self.scrub = enabled;
+        self
+    }
+
     /// A placeholder of one's own, for a specific format or length. Default: `$MSB_` and the variable's name.
     ///
     /// 1 to [`MAX_PLACEHOLDER_LEN`] bytes, no line break, no NUL.
@@ -184,6 +195,7 @@ impl SecretBuilder {
             placeholder: placeholder.into(),
             scope,
             scopes: self.scopes,
+            scrub: self.scrub,
             value,
         })
     }
@@ -268,6 +280,7 @@ pub struct Secret {
     pub(crate) placeholder: Arc<str>,
     pub(crate) scope: HostScope,
     pub(crate) scopes: Scopes,
+    pub(crate) scrub: bool,
     pub(crate) value: Zeroizing<String>,
 }
 
@@ -310,6 +323,7 @@ impl std::fmt::Debug for Secret {
             placeholder,
             scope,
             scopes,
+            scrub,
             value: _,
         } = self;
         f.debug_struct("Secret")
@@ -317,6 +331,7 @@ impl std::fmt::Debug for Secret {
             .field("placeholder", placeholder)
             .field("scope", scope)
             .field("scopes", scopes)
+            .field("scrub", scrub)
             .field("value", &format_args!("[redacted]"))
             .finish()
     }

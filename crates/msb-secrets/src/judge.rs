@@ -30,6 +30,8 @@ pub enum NoteKind {
     Substituted,
     /// The host may receive the value, but the secret is not injected in this place or form; the placeholder was sent.
     LeftAlone,
+    /// The value came back in a response and was taken out.
+    Scrubbed,
 }
 
 impl Note {
@@ -68,6 +70,9 @@ impl fmt::Display for Note {
         } = self;
         match kind {
             NoteKind::Substituted => write!(f, "secret {env} written to {location} ({form})"),
+            NoteKind::Scrubbed => {
+                write!(f, "value of secret {env} taken out of {location} ({form})")
+            }
             NoteKind::LeftAlone => write!(
                 f,
                 "placeholder of secret {env} left in {location} ({form}): the secret is not injected there"
@@ -100,16 +105,40 @@ pub(crate) struct Judge {
 /// Where the bytes go, and what was decided.
 pub(crate) struct Docket {
     gate: Gate,
-    notes: Vec<Note>,
+    notes: Notes,
+    wrote: bool,
+}
+
+/// Notes, each once, and no more than [`MOST_NOTES`].
+#[derive(Debug, Default)]
+pub(crate) struct Notes(Vec<Note>);
+
+impl Notes {
+    pub(crate) fn add(&mut self, kind: NoteKind, env: Arc<str>, location: Location, form: Form) {
+        let note = Note {
+            kind,
+            env,
+            location,
+            form,
+        };
+        if self.0.len() < MOST_NOTES && !self.0.contains(&note) {
+            self.0.push(note);
+        }
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.0)
+    }
 }
 
 impl Judge {
     pub(crate) fn new(set: Arc<Inner>, gate: Gate) -> Self {
-        let notes = Vec::new();
-        Self {
-            set,
-            docket: Docket { gate, notes },
-        }
+        let docket = Docket {
+            gate,
+            notes: Notes::default(),
+            wrote: false,
+        };
+        Self { set, docket }
     }
 
     /// The same place in the world, without the notes.
@@ -123,8 +152,13 @@ impl Judge {
         secrets.filter_map(|secret| Some((secret, self.docket.grant(secret).ok()?)))
     }
 
+    /// Whether a grant was given.
+    pub(crate) fn wrote(&self) -> bool {
+        self.docket.wrote
+    }
+
     pub(crate) fn take_notes(&mut self) -> Vec<Note> {
-        std::mem::take(&mut self.docket.notes)
+        self.docket.notes.take()
     }
 }
 
@@ -155,7 +189,7 @@ impl Docket {
             Ok(grant) => grant,
             Err(refusal) => {
                 // Nothing of the request goes out, so nothing was substituted or left alone.
-                self.notes.clear();
+                self.notes.take();
                 return Err(Violation {
                     env: Arc::clone(&secret.env),
                     location: location(),
@@ -165,23 +199,15 @@ impl Docket {
             }
         };
         let injected = injects(secret);
-        self.note(Note {
-            kind: if injected {
-                NoteKind::Substituted
-            } else {
-                NoteKind::LeftAlone
-            },
-            env: Arc::clone(&secret.env),
-            location: location(),
-            form,
-        });
+        let kind = if injected {
+            NoteKind::Substituted
+        } else {
+            NoteKind::LeftAlone
+        };
+        self.wrote |= injected;
+        self.notes
+            .add(kind, Arc::clone(&secret.env), location(), form);
         Ok(injected.then_some(grant))
-    }
-
-    fn note(&mut self, note: Note) {
-        if self.notes.len() < MOST_NOTES && !self.notes.contains(&note) {
-            self.notes.push(note);
-        }
     }
 }
 

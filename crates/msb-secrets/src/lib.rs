@@ -38,6 +38,10 @@
 //! Raw placeholders in header values and inside Basic credentials; raw and percent-encoded ones in queries; in bodies raw
 //! ones, and those with JSON escapes in JSON, and percent-encoded ones in forms. What goes in is escaped for its place.
 //!
+//! # What comes back
+//! Values in responses are looked for in the same forms, inside words too, and replaced by their placeholders in text, or
+//! covered by as many `*` elsewhere: [`ResponseScrubber`].
+//!
 //! # Limits
 //! - Compressed bodies are searched as they are; base64 is not looked for across line breaks, nor inside another
 //!   encoding, nor for placeholders of fewer than 4 bytes.
@@ -54,6 +58,7 @@ mod hosts;
 mod judge;
 mod length;
 mod request;
+mod scrub;
 mod set;
 mod stream;
 mod value;
@@ -65,6 +70,7 @@ pub use error::Error;
 pub use judge::{Note, NoteKind};
 pub use length::{LengthChange, LengthPlan};
 pub use request::{RequestRewriter, Rewritten};
+pub use scrub::{BodyScrubber, ResponseScrubber, SHORTEST_SCRUBBED};
 pub use set::SecretSet;
 pub use stream::{Pieces, StreamRewriter};
 pub use value::SecretValue;

@@ -93,6 +93,12 @@ impl RequestRewriter {
         StreamRewriter::new(self.judge.another(), Location::Body, Some(kind.style()))
     }
 
+    /// Whether a value was written into the head or the trailers; the body's rewriter answers for itself.
+    #[must_use]
+    pub fn wrote_secret(&self) -> bool {
+        self.judge.wrote()
+    }
+
     /// Takes the notes made so far; the body's are its own.
     pub fn take_notes(&mut self) -> Vec<Note> {
         self.judge.take_notes()
@@ -236,7 +242,7 @@ impl AsRef<[u8]> for Owner {
 
 /// What a header is to the rewriter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FieldKind {
+pub(crate) enum FieldKind {
     /// Decides where the request goes or ends: never rewritten.
     Framing,
     /// `Authorization` and `Proxy-Authorization`.
@@ -259,7 +265,7 @@ impl FieldKind {
         "upgrade",
     ];
 
-    fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         let is = |other: &&str| name.eq_ignore_ascii_case(other);
         if name.starts_with(':') || Self::FRAMING.iter().any(is) {
             Self::Framing

@@ -9,7 +9,10 @@ use msb_policy::{HostScope, InjectGrant, InterceptedConnection, SecretId};
 use crate::builder::Scopes;
 use crate::engine::Engine;
 use crate::judge::{Gate, Judge};
-use crate::{Error, Location, RequestRewriter, Secret, SecretValue, StreamRewriter};
+use crate::scrub::Values;
+use crate::{
+    Error, Location, RequestRewriter, ResponseScrubber, Secret, SecretValue, StreamRewriter,
+};
 
 /// All secrets of a sandbox. Immutable; cloning copies a pointer, and what was made from a set keeps using it.
 #[derive(Clone)]
@@ -19,6 +22,7 @@ pub(crate) struct Inner {
     /// A secret's [`SecretId`] is its index here, and its needle's in `engine`.
     pub(crate) secrets: Vec<Entry>,
     pub(crate) engine: Engine,
+    pub(crate) values: Values,
 }
 
 pub(crate) struct Entry {
@@ -27,6 +31,7 @@ pub(crate) struct Entry {
     pub(crate) placeholder: Arc<str>,
     pub(crate) scope: HostScope,
     pub(crate) scopes: Scopes,
+    pub(crate) scrub: bool,
     pub(crate) value: SecretValue,
 }
 
@@ -35,6 +40,7 @@ impl Default for SecretSet {
         Self(Arc::new(Inner {
             secrets: Vec::new(),
             engine: Engine::new([]),
+            values: Values::new(&[]),
         }))
     }
 }
@@ -55,6 +61,7 @@ impl SecretSet {
                 placeholder,
                 scope,
                 scopes,
+                scrub,
                 value,
             } = secret;
             Entry {
@@ -63,6 +70,7 @@ impl SecretSet {
                 placeholder,
                 scope,
                 scopes,
+                scrub,
                 value: SecretValue::new(id, value),
             }
         });
@@ -70,7 +78,12 @@ impl SecretSet {
         if secrets.len() < count {
             return Err(Error::TooMany { count });
         }
-        Ok(Self(Arc::new(Inner { secrets, engine })))
+        let values = Values::new(&secrets);
+        Ok(Self(Arc::new(Inner {
+            secrets,
+            engine,
+            values,
+        })))
     }
 
     /// Whether there is no secret, so that nothing is searched.
@@ -114,6 +127,12 @@ impl SecretSet {
             Arc::clone(&self.0),
             Gate::request(connection, authority),
         ))
+    }
+
+    /// What takes this set's values out of one response.
+    #[must_use]
+    pub fn response(&self) -> ResponseScrubber {
+        ResponseScrubber::new(Arc::clone(&self.0))
     }
 
     /// What searches one direction of a connection that is not intercepted: every placeholder is a violation.

@@ -75,6 +75,12 @@ impl StreamRewriter {
         self.step(None)
     }
 
+    /// Whether a value was written so far.
+    #[must_use]
+    pub fn wrote_secret(&self) -> bool {
+        self.judge.wrote()
+    }
+
     /// Takes the notes made so far.
     pub fn take_notes(&mut self) -> Vec<Note> {
         self.judge.take_notes()
@@ -110,7 +116,7 @@ impl StreamRewriter {
             None => stream.finish(&set.engine, &mut out, &mut judge),
         };
         match answer {
-            Ok(()) => Ok(Pieces(out.into_iter())),
+            Ok(()) => Ok(Pieces::new(out)),
             Err(violation) => Err(self.violation.insert(violation).clone()),
         }
     }
@@ -144,6 +150,12 @@ impl fmt::Debug for Answers {
 
 /// Bytes to hand on, in order; no piece is empty.
 pub struct Pieces(smallvec::IntoIter<[Bytes; 4]>);
+
+impl Pieces {
+    pub(crate) fn new(pieces: SmallVec<[Bytes; 4]>) -> Self {
+        Self(pieces.into_iter())
+    }
+}
 
 impl Iterator for Pieces {
     type Item = Bytes;

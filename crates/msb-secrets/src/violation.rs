@@ -77,11 +77,35 @@ pub enum Location {
     Body,
     /// A connection that is not intercepted.
     Plain,
+    /// A header value of a response.
+    ResponseHeader {
+        /// The header's name, like a request's.
+        name: Arc<str>,
+    },
+    /// A trailer value of a response.
+    ResponseTrailer {
+        /// The trailer's name, like a header's.
+        name: Arc<str>,
+    },
+    /// The body of a response.
+    ResponseBody,
 }
 
 impl Location {
     pub(crate) fn header(name: &str) -> Self {
         Self::Header {
+            name: printable(name),
+        }
+    }
+
+    pub(crate) fn response_header(name: &str) -> Self {
+        Self::ResponseHeader {
+            name: printable(name),
+        }
+    }
+
+    pub(crate) fn response_trailer(name: &str) -> Self {
+        Self::ResponseTrailer {
             name: printable(name),
         }
     }
@@ -112,6 +136,9 @@ impl fmt::Display for Location {
             Self::Trailer { name } => write!(f, "trailer {name}"),
             Self::Body => f.write_str("body"),
             Self::Plain => f.write_str("plain connection"),
+            Self::ResponseHeader { name } => write!(f, "response header {name}"),
+            Self::ResponseTrailer { name } => write!(f, "response trailer {name}"),
+            Self::ResponseBody => f.write_str("response body"),
         }
     }
 }

@@ -58,6 +58,11 @@ fn read_json(hay: &Hay<'_>, at: usize) -> Step<(u8, usize, Form)> {
     match hay.peek(at + 1) {
         Peek::More => Step::More,
         Peek::Byte(byte @ (b'"' | b'/')) => Step::Is((byte, 2, Form::Json)),
+        Peek::Byte(b'n') => Step::Is((b'\n', 2, Form::Json)),
+        Peek::Byte(b'r') => Step::Is((b'\r', 2, Form::Json)),
+        Peek::Byte(b't') => Step::Is((b'\t', 2, Form::Json)),
+        Peek::Byte(b'b') => Step::Is((0x08, 2, Form::Json)),
+        Peek::Byte(b'f') => Step::Is((0x0c, 2, Form::Json)),
         Peek::Byte(b'u') => unicode_value(hay, at).and_then(|byte| {
             if byte.is_ascii() {
                 Step::Is((byte, 6, Form::Json))
@@ -80,20 +85,38 @@ pub(crate) fn needle_at(
     needle: &[u8],
     border: Border,
 ) -> Step<(usize, Form)> {
+    if border == Border::Anywhere {
+        // A backslash at the end of a value may be one of two that stand for it: neither must be left behind.
+        return match escaped_forms_at(hay, at, needle, border) {
+            Step::Not => literal_form_at(hay, at, needle, border),
+            answer => answer,
+        };
+    }
+    match literal_form_at(hay, at, needle, border) {
+        Step::Not => escaped_forms_at(hay, at, needle, border),
+        answer => answer,
+    }
+}
+
+fn literal_form_at(hay: &Hay<'_>, at: usize, needle: &[u8], border: Border) -> Step<(usize, Form)> {
     let rest = &hay.data[at..];
     let common = rest.len().min(needle.len());
-    if rest[..common] == needle[..common] {
-        if common < needle.len() && !hay.last {
-            return Step::More;
-        }
-        if common == needle.len() {
-            match token_ends(hay, at + common, needle, Form::Raw, border) {
-                Step::Is(()) => return Step::Is((at + common, Form::Raw)),
-                Step::More => return Step::More,
-                Step::Not => {}
-            }
-        }
+    if rest[..common] != needle[..common] {
+        return Step::Not;
     }
+    if common < needle.len() {
+        return if hay.last { Step::Not } else { Step::More };
+    }
+    let end = at + common;
+    token_ends(hay, end, needle, Form::Raw, border).and_then(|()| Step::Is((end, Form::Raw)))
+}
+
+fn escaped_forms_at(
+    hay: &Hay<'_>,
+    at: usize,
+    needle: &[u8],
+    border: Border,
+) -> Step<(usize, Form)> {
     match escaped_at(hay, at, needle, Reading::Longest, border) {
         Step::Not if needle.contains(&b'%') => {
             escaped_at(hay, at, needle, Reading::Shortest, border)
@@ -201,13 +224,26 @@ fn digit_at(hay: &Hay<'_>, at: usize, nibble: u8) -> Step<usize> {
     }
 }
 
-/// `\u00HH`, or `\"`, `\\`, `\/`.
+/// What follows the backslash where JSON has a short escape for a byte (RFC 8259, section 7).
+pub(crate) fn short_escape(byte: u8) -> Option<u8> {
+    match byte {
+        b'"' | b'\\' | b'/' => Some(byte),
+        b'\n' => Some(b'n'),
+        b'\r' => Some(b'r'),
+        b'\t' => Some(b't'),
+        0x08 => Some(b'b'),
+        0x0c => Some(b'f'),
+        _ => None,
+    }
+}
+
+/// `\u00HH`, or a short escape.
 fn json_at(hay: &Hay<'_>, at: usize, byte: u8) -> Step<(usize, Form)> {
     if !byte.is_ascii() {
         return Step::Not;
     }
-    if matches!(byte, b'"' | b'\\' | b'/') {
-        match one_at(hay, at + 1, |next| next == byte) {
+    if let Some(letter) = short_escape(byte) {
+        match one_at(hay, at + 1, |next| next == letter) {
             Step::Is(()) => return Step::Is((2, Form::Json)),
             Step::More => return Step::More,
             Step::Not => {}

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use aho_corasick::packed::{self, Searcher};
 
 use super::base64::{Aligned, characters};
+use super::escape::short_escape;
 use super::sampler::{Cursor, Sampler};
 
 /// The longest literal: `\u0024`.
@@ -104,8 +105,8 @@ fn add_escaped(needle: &[u8], literals: &mut BTreeSet<Vec<u8>>) {
                 add(&[b'%', high, b'%']);
                 add(&[b'\\', b'u', b'0', b'0', high, low]);
             }
-            if matches!(byte, b'"' | b'\\' | b'/') {
-                add(&[b'\\', *byte]);
+            if let Some(letter) = short_escape(*byte) {
+                add(&[b'\\', letter]);
             }
         }
         if *byte == b' ' {

@@ -9,7 +9,7 @@ use aho_corasick::packed::{self, Searcher};
 use zeroize::Zeroizing;
 
 use super::base64::{Aligned, characters};
-use super::escape::read_unit;
+use super::escape::{read_unit, short_escape};
 use super::hay::{Hay, Step};
 use super::sorted::Sorted;
 
@@ -239,8 +239,10 @@ impl Escapes {
             let high = b"0123456789abcdef"[usize::from(byte >> 4)];
             literals.insert(vec![b'%', high]);
             literals.insert(vec![b'%', high.to_ascii_uppercase()]);
+            if let Some(letter) = short_escape(*byte) {
+                literals.insert(vec![b'\\', letter]);
+            }
             match byte {
-                b'"' | b'/' => literals.insert(vec![b'\\', *byte]),
                 b' ' => literals.insert(vec![b'+']),
                 b'%' => literals.insert(vec![b'%']),
                 b'\\' => literals.insert(vec![b'\\']),

@@ -63,7 +63,6 @@ impl Engine {
     }
 
     /// An engine for distinct, non-empty needles that are found inside words too, and wiped when it is dropped.
-    #[cfg(test)]
     pub(crate) fn for_values<'a>(needles: impl IntoIterator<Item = &'a [u8]>) -> Self {
         Self::with_border(needles, Border::Anywhere)
     }

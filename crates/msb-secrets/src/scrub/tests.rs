@@ -1,0 +1,237 @@
+//! Responses: every form a value can come back in, text and other content, any cut.
+
+use base64::Engine as _;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use msb_name::HostName;
+use msb_policy::{Destination, InterceptedConnection, UpstreamTrust};
+use proptest::prelude::*;
+
+use crate::{BodyKind, LengthChange, RequestRewriter, SecretBuilder, SecretSet};
+
+fn secret(env: &str, value: &str) -> SecretBuilder {
+    SecretBuilder::new()
+        .env(env)
+        .value(value)
+        .allow_host("a.test")
+        .inject_body(true)
+}
+
+fn set(secrets: impl IntoIterator<Item = SecretBuilder>) -> SecretSet {
+    let secrets = secrets.into_iter().map(|secret| secret.build().unwrap());
+    SecretSet::new(secrets.collect()).unwrap()
+}
+
+fn scrubbed(set: &SecretSet, kind: BodyKind, chunks: impl IntoIterator<Item = Bytes>) -> Vec<u8> {
+    let mut body = set.response().body(kind);
+    let mut output = Vec::new();
+    for chunk in chunks {
+        output.extend(body.push(chunk).flatten());
+    }
+    output.extend(body.finish().flatten());
+    output
+}
+
+#[track_caller]
+fn check(set: &SecretSet, kind: BodyKind, text: &str, expected: &str) {
+    let output = scrubbed(set, kind, [Bytes::copy_from_slice(text.as_bytes())]);
+    assert_eq!(
+        String::from_utf8(output).as_deref(),
+        Ok(expected),
+        "{kind:?}: {text}"
+    );
+}
+
+const VALUE: &str = "sk-1\"é/\t$+ z";
+
+/// Attack 20.
+#[test]
+fn values_become_placeholders_in_text_in_every_form() {
+    let set = set([secret("A", VALUE)]);
+    for kind in [BodyKind::Text, BodyKind::Json, BodyKind::Form] {
+        check(&set, kind, &format!("x{VALUE}y"), "x$MSB_Ay");
+        check(&set, kind, r#""sk-1\"é/\t$+ z""#, r#""$MSB_A""#);
+        check(&set, kind, r#""sk-1\"\u00e9\/\u0009$+ z""#, r#""$MSB_A""#);
+        check(&set, kind, r#""sk-1\u0022\u00E9/\t$+ z""#, r#""$MSB_A""#);
+        check(&set, kind, "sk-1%22%c3%A9%2F%09%24%2B%20z", "%24MSB_A");
+        check(&set, kind, "sk-1%22%C3%A9/%09$%2B+z", "%24MSB_A");
+    }
+    for prefix in ["", "u", "us", "user:"] {
+        for codec in [BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD] {
+            let encoded = codec.encode(format!("{prefix}{VALUE}"));
+            let text = format!("Basic {encoded}.");
+            let output = scrubbed(&set, BodyKind::Text, [Bytes::from(text)]);
+            let output = String::from_utf8(output).unwrap();
+            assert!(output.contains("$MSB_A"), "{prefix} {encoded}: {output}");
+        }
+    }
+}
+
+#[test]
+fn elsewhere_values_are_covered_without_a_change_of_length() {
+    let set = set([secret("A", "sk-123456")]);
+    for kind in [BodyKind::Other, BodyKind::Multipart] {
+        check(&set, kind, "x sk-123456 y", "x ********* y");
+        check(&set, kind, "%73k-123456", "***********");
+    }
+    let output = scrubbed(
+        &set,
+        BodyKind::Other,
+        [Bytes::from_static(b"\xff\0sk-123456\xfe")],
+    );
+    assert_eq!(output, b"\xff\0*********\xfe");
+    let long = "v".repeat(3000);
+    let long_set = self::set([secret("A", &long)]);
+    check(&long_set, BodyKind::Other, &long, &"*".repeat(3000));
+}
+
+#[test]
+fn headers_and_trailers_are_scrubbed_and_framing_is_not() {
+    let set = set([secret("A", "12345"), secret("B", "sk-123456")]);
+    let mut response = set.response();
+    let location = response.header_value("location", b"https://x.test/?k=sk-123456&n=12345");
+    assert_eq!(
+        location.as_deref(),
+        Some(&b"https://x.test/?k=$MSB_B&n=$MSB_A"[..])
+    );
+    assert_eq!(response.header_value("content-length", b"12345"), None);
+    assert_eq!(response.header_value("server", b"nginx"), None);
+    assert_eq!(
+        response.trailer_value("x-sum", b"\xff12345").as_deref(),
+        Some(&b"\xff$MSB_A"[..])
+    );
+    let notes: Vec<_> = response
+        .take_notes()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        notes,
+        [
+            "value of secret B taken out of response header location (raw)",
+            "value of secret A taken out of response header location (raw)",
+            "value of secret A taken out of response trailer x-sum (raw)",
+        ]
+    );
+}
+
+#[test]
+fn the_longest_value_is_taken_and_equal_ones_once() {
+    let set = set([
+        secret("A", "sk-12"),
+        secret("B", "sk-1234"),
+        secret("C", "sk-12"),
+    ]);
+    check(
+        &set,
+        BodyKind::Text,
+        "sk-12 sk-123 sk-1234",
+        "$MSB_A $MSB_A3 $MSB_B",
+    );
+}
+
+#[test]
+fn what_is_switched_off_or_too_short_is_left() {
+    let set = set([
+        secret("A", "sk-12").scrub_responses(false),
+        secret("B", "abc"),
+        secret("C", "abcd"),
+    ]);
+    check(&set, BodyKind::Text, "sk-12 abc abcd", "sk-12 abc $MSB_C");
+    let none = self::set([secret("A", "sk-12").scrub_responses(false)]);
+    assert_eq!(
+        none.response().body(BodyKind::Text).length_change(),
+        LengthChange::Never
+    );
+    assert_eq!(
+        set.response().body(BodyKind::Text).length_change(),
+        LengthChange::Possible
+    );
+    assert_eq!(
+        set.response().body(BodyKind::Other).length_change(),
+        LengthChange::Never
+    );
+}
+
+#[test]
+fn events_of_a_stream_are_not_kept_back() {
+    let mut body = set([secret("A", "sk-123456")])
+        .response()
+        .body(BodyKind::Text);
+    let mut push =
+        |chunk: &'static str| -> Vec<u8> { body.push(Bytes::from(chunk)).flatten().collect() };
+    assert_eq!(push("data: {}\n\n"), b"data: {}\n\n");
+    assert_eq!(push("data: sk-1"), b"data: ");
+    assert_eq!(push("2\n\n"), b"sk-12\n\n");
+    assert_eq!(push("sk-123"), b"");
+    assert_eq!(push("456\n"), b"$MSB_A\n");
+}
+
+fn request(set: &SecretSet) -> RequestRewriter {
+    let name: HostName = "a.test".parse().unwrap();
+    let connection = InterceptedConnection::new(
+        name.clone(),
+        Destination::DialledByName(name.clone()),
+        UpstreamTrust::Verified(name.into()),
+    );
+    set.request(&connection, &"a.test".parse().unwrap())
+}
+
+#[test]
+fn what_was_written_is_known() {
+    let set = set([secret("A", "sk-123456")]);
+    let mut request = request(&set);
+    request.header_value("x", b"none").unwrap();
+    assert!(!request.wrote_secret());
+    request.header_value("x", b"$MSB_A").unwrap();
+    assert!(request.wrote_secret());
+    let mut body = request.rewrite_body(BodyKind::Text);
+    assert!(!body.wrote_secret());
+    body.push(Bytes::from_static(b"$MSB_A ")).unwrap();
+    assert!(body.wrote_secret());
+}
+
+fn cut(text: &[u8], cuts: &[prop::sample::Index]) -> Vec<Bytes> {
+    let places = cuts.iter().map(|cut| cut.index(text.len() + 1));
+    let mut places: Vec<_> = places.chain([0, text.len()]).collect();
+    places.sort_unstable();
+    let whole = Bytes::copy_from_slice(text);
+    let pairs = places.windows(2);
+    pairs.map(|pair| whole.slice(pair[0]..pair[1])).collect()
+}
+
+proptest! {
+    #[test]
+    fn rewriting_and_scrubbing_gives_back_the_original(
+        value in "[!-~\u{e9}\u{1f600}]{4,24}",
+        parts in proptest::collection::vec(prop_oneof![2 => Just("$MSB_A".to_owned()), 1 => "[ .,\n]{1,8}"], 0..8),
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
+        kind in prop::sample::select(vec![BodyKind::Json, BodyKind::Text]),
+    ) {
+        // A value that overlaps with what stands around it, or with itself, cannot be told from it.
+        let text = parts.join(" ");
+        prop_assume!(!text.contains(&value) && !"$MSB_A".contains(&value));
+        let set = set([secret("A", &value)]);
+        let mut body = request(&set).rewrite_body(kind);
+        let mut rewritten = Vec::new();
+        for chunk in cut(text.as_bytes(), &cuts) {
+            rewritten.extend(body.push(chunk).unwrap().flatten());
+        }
+        rewritten.extend(body.finish().unwrap().flatten());
+        let output = scrubbed(&set, kind, cut(&rewritten, &cuts));
+        prop_assert_eq!(String::from_utf8(output).unwrap(), text);
+    }
+
+    #[test]
+    fn masks_keep_the_length_and_leave_no_value(
+        parts in proptest::collection::vec(prop_oneof![Just(b"sk-123456".to_vec()), proptest::collection::vec(any::<u8>(), 0..6)], 0..8),
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let text = parts.concat();
+        let set = set([secret("A", "sk-123456")]);
+        let output = scrubbed(&set, BodyKind::Other, cut(&text, &cuts));
+        prop_assert_eq!(output.len(), text.len());
+        prop_assert!(!output.windows(9).any(|window| window == b"sk-123456"));
+        prop_assert_eq!(output, scrubbed(&set, BodyKind::Other, [Bytes::from(text)]));
+    }
+}
