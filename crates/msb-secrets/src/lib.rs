@@ -43,13 +43,14 @@
 //! covered by as many `*` elsewhere: [`ResponseScrubber`].
 //!
 //! # Limits
-//! - Compressed bodies are searched as they are; base64 is not looked for across line breaks, nor inside another
+//! - Compressed bodies have to be taken through [`CodedBody`]; base64 is not looked for across line breaks, nor inside another
 //!   encoding, nor for placeholders of fewer than 4 bytes.
 //! - A placeholder that itself contains `%` or `\` is found raw and fully escaped, but not in every mixture.
 
 #![forbid(unsafe_code)]
 
 mod builder;
+mod coding;
 mod content;
 mod engine;
 mod env;
@@ -65,6 +66,9 @@ mod value;
 mod violation;
 
 pub use builder::{MAX_PLACEHOLDER_LEN, Secret, SecretBuilder};
+pub use coding::{
+    CodedBody, CodedError, CodingError, ContentCoding, DecodeLimits, Decoder, Encoder, Rewrite,
+};
 pub use content::BodyKind;
 pub use error::Error;
 pub use judge::{Note, NoteKind};
