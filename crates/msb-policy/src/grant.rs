@@ -117,6 +117,31 @@ impl HostScope {
         self
     }
 
+    /// The same scope for fewer hosts: those that the patterns cover, and no longer any other.
+    ///
+    /// # Errors
+    /// The first pattern that covers a host which this scope does not.
+    pub fn narrowed(
+        &self,
+        patterns: impl IntoIterator<Item = HostPattern>,
+    ) -> Result<Self, HostPattern> {
+        let covered = |pattern: HostPattern| {
+            let fits = match &pattern {
+                HostPattern::Exact(host) => self.allows(host),
+                HostPattern::Suffix(domain) => {
+                    self.any || self.patterns.iter().any(|own| covers(&own, domain))
+                }
+            };
+            if fits { Ok(pattern) } else { Err(pattern) }
+        };
+        let patterns = patterns.into_iter().map(covered);
+        Ok(Self {
+            patterns: patterns.collect::<Result<_, _>>()?,
+            any: false,
+            allow_unverified: self.allow_unverified,
+        })
+    }
+
     /// Whether the scope covers `host`.
     #[must_use]
     pub fn allows(&self, host: &HostName) -> bool {
@@ -134,6 +159,15 @@ impl HostScope {
     pub fn patterns(&self) -> &HostPatternSet {
         &self.patterns
     }
+}
+
+/// Whether `pattern` covers every host below `domain`.
+fn covers(pattern: &HostPattern, domain: &HostName) -> bool {
+    let HostPattern::Suffix(own) = pattern else {
+        return false;
+    };
+    let below = domain.as_str().strip_suffix(own.as_str());
+    below.is_some_and(|labels| labels.is_empty() || labels.ends_with('.'))
 }
 
 /// Proof that one secret may be written into one request to one host. Only [`grant_injection`] makes one.
@@ -205,6 +239,9 @@ pub enum Refusal {
     /// The connection is not intercepted, so nobody knows who is at the other end.
     #[error("the connection is not intercepted TLS")]
     NotIntercepted,
+    /// The secret was taken out of use.
+    #[error("the secret was revoked")]
+    Revoked,
 }
 
 /// A request whose authority names another host than the connection's; answer 421 (RFC 9110, section 15.5.20).
@@ -491,6 +528,27 @@ mod tests {
             &by_address,
             "1.1.1.1",
             "host 1.1.1.1 is not allowed for this secret",
+        );
+    }
+
+    #[test]
+    fn a_scope_is_narrowed_and_never_widened() {
+        let wide = scope(&["a.test", "*.b.test"]);
+        let narrowed = |patterns: &[&str]| {
+            let patterns = patterns.iter().map(|pattern| pattern.parse().unwrap());
+            wide.narrowed(patterns.collect::<Vec<HostPattern>>())
+        };
+        let fewer = narrowed(&["x.b.test", "*.b.test", "*.y.b.test"]).unwrap();
+        assert!(fewer.allows(&name("x.b.test")) && !fewer.allows(&name("a.test")));
+        for wider in ["*.test", "*.a.test", "*.eb.test", "c.test", "b.test"] {
+            assert_eq!(narrowed(&["a.test", wider]), Err(wider.parse().unwrap()));
+        }
+        let any = HostScope::default().dangerous_any_host(true);
+        let one = any.narrowed(["*.c.test".parse().unwrap()]).unwrap();
+        assert!(one.allows(&name("x.c.test")) && !one.allows(&name("a.test")) && !one.is_any());
+        assert_eq!(
+            wide.narrowed([]).map(|none| none.allows(&name("a.test"))),
+            Ok(false)
         );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use msb_name::HostPattern;
 use msb_policy::HostScope;
 use zeroize::Zeroizing;
 
@@ -239,6 +240,18 @@ impl SecretBuilder {
     }
 }
 
+/// Hosts and host patterns.
+pub(crate) fn host_patterns<T: AsRef<str>>(
+    env: &str,
+    texts: impl IntoIterator<Item = T>,
+) -> Result<Vec<HostPattern>, Error> {
+    let mut texts = texts.into_iter();
+    texts.try_fold(Vec::new(), |mut patterns, text| {
+        patterns.push(hosts::pattern(env, text.as_ref())?);
+        Ok(patterns)
+    })
+}
+
 fn check_placeholder(env: &str, placeholder: &str) -> Result<(), Error> {
     let problem = if placeholder.is_empty() {
         "is empty"
@@ -258,7 +271,7 @@ fn check_placeholder(env: &str, placeholder: &str) -> Result<(), Error> {
 }
 
 /// RFC 9110, section 5.5: a field value holds visible characters, spaces, tabs and bytes from 0x80.
-fn check_header_value(env: &str, value: &str) -> Result<(), Error> {
+pub(crate) fn check_header_value(env: &str, value: &str) -> Result<(), Error> {
     let what = if value.contains(['\r', '\n']) {
         "a line break"
     } else if value.contains('\0') {

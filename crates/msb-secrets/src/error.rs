@@ -134,6 +134,22 @@ pub enum Error {
         /// Whose value.
         value_of: String,
     },
+    /// No secret for this variable, or one that was revoked.
+    #[error("there is no secret {env:?} that could be changed")]
+    UnknownSecret {
+        /// The name.
+        env: String,
+    },
+    /// A host that the secret is not allowed for, where its hosts are to become fewer.
+    #[error(
+        "secret {env:?}: {pattern} is not among the hosts it is allowed for, which can only be narrowed"
+    )]
+    NotNarrower {
+        /// The secret.
+        env: String,
+        /// The host or pattern.
+        pattern: String,
+    },
     /// More secrets than can be numbered.
     #[error("{count} secrets are too many")]
     TooMany {

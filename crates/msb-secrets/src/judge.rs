@@ -164,6 +164,9 @@ impl Judge {
 
 impl Docket {
     fn grant(&self, secret: &Entry) -> Result<InjectGrant, Refusal> {
+        if secret.is_revoked() {
+            return Err(Refusal::Revoked);
+        }
         match &self.gate {
             Gate::Request(request) => {
                 grant_injection(secret.id, &secret.scope, &request.0, &request.1)

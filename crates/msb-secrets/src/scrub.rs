@@ -28,7 +28,9 @@ impl Values {
     pub(crate) fn new(secrets: &[Entry]) -> Self {
         let mut needles: Vec<(Zeroizing<Vec<u8>>, usize)> = Vec::new();
         for (index, secret) in secrets.iter().enumerate() {
-            let value = secret.value.text();
+            let Some(value) = secret.value.as_ref().map(|value| value.text()) else {
+                continue;
+            };
             if !secret.scrub || value.len() < SHORTEST_SCRUBBED {
                 continue;
             }

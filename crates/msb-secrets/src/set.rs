@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use msb_name::Authority;
 use msb_policy::{HostScope, InjectGrant, InterceptedConnection, SecretId};
@@ -16,15 +17,16 @@ use crate::{
 
 /// All secrets of a sandbox. Immutable; cloning copies a pointer, and what was made from a set keeps using it.
 #[derive(Clone)]
-pub struct SecretSet(Arc<Inner>);
+pub struct SecretSet(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     /// A secret's [`SecretId`] is its index here, and its needle's in `engine`.
     pub(crate) secrets: Vec<Entry>,
-    pub(crate) engine: Engine,
+    pub(crate) engine: Arc<Engine>,
     pub(crate) values: Values,
 }
 
+#[derive(Clone)]
 pub(crate) struct Entry {
     pub(crate) id: SecretId,
     pub(crate) env: Arc<str>,
@@ -32,14 +34,23 @@ pub(crate) struct Entry {
     pub(crate) scope: HostScope,
     pub(crate) scopes: Scopes,
     pub(crate) scrub: bool,
-    pub(crate) value: SecretValue,
+    /// `None` once it is revoked.
+    pub(crate) value: Option<Arc<SecretValue>>,
+    /// Shared by all snapshots, so that it counts for requests under way.
+    pub(crate) revoked: Arc<AtomicBool>,
+}
+
+impl Entry {
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.value.is_none() || self.revoked.load(Ordering::SeqCst)
+    }
 }
 
 impl Default for SecretSet {
     fn default() -> Self {
         Self(Arc::new(Inner {
             secrets: Vec::new(),
-            engine: Engine::new([]),
+            engine: Arc::new(Engine::new([])),
             values: Values::new(&[]),
         }))
     }
@@ -71,7 +82,8 @@ impl SecretSet {
                 scope,
                 scopes,
                 scrub,
-                value: SecretValue::new(id, value),
+                value: Some(Arc::new(SecretValue::new(id, value))),
+                revoked: Arc::default(),
             }
         });
         let secrets: Vec<_> = numbered.collect();
@@ -81,7 +93,7 @@ impl SecretSet {
         let values = Values::new(&secrets);
         Ok(Self(Arc::new(Inner {
             secrets,
-            engine,
+            engine: Arc::new(engine),
             values,
         })))
     }
@@ -107,13 +119,11 @@ impl SecretSet {
         Some((secret.id, &secret.scope))
     }
 
-    /// The value of the secret with this id, for who holds a grant.
+    /// The value of the secret with this id, for who holds a grant; `None` once it is revoked.
     #[must_use]
     pub fn value(&self, id: SecretId) -> Option<&SecretValue> {
-        self.0
-            .secrets
-            .get(usize::try_from(id.number()).ok()?)
-            .map(|secret| &secret.value)
+        let secret = self.0.secrets.get(usize::try_from(id.number()).ok()?)?;
+        secret.value.as_deref()
     }
 
     /// What rewrites one request on an intercepted connection. `authority` is the one of this very request.
@@ -152,8 +162,8 @@ impl Inner {
         let secret = usize::try_from(grant.secret().number())
             .ok()
             .and_then(|index| self.secrets.get(index));
-        let value = secret.and_then(|secret| secret.value.expose(grant));
-        value.expect("a secret's id is its index in the set that granted")
+        let value = secret.and_then(|secret| secret.value.as_ref()?.expose(grant));
+        value.expect("a secret's id is its index in the set that granted, and grants are for values that are there")
     }
 }
 

@@ -100,7 +100,9 @@ impl StreamRewriter {
             ..
         } = self;
         let mut judge = |found: &Found| {
-            if let Some(known) = answers.get(found) {
+            if let Some(known) = answers.get(found)
+                && !set.secrets[found.needle].is_revoked()
+            {
                 return Ok(known);
             }
             let injects =
@@ -122,7 +124,7 @@ impl StreamRewriter {
     }
 }
 
-/// What was decided, which stays the same for the whole stream: by needle and form, the replacement if there is one.
+/// What was decided, which stays the same for the whole stream unless the secret is revoked: by needle and form, the replacement if there is one.
 #[derive(Default)]
 struct Answers(Vec<(usize, Form, Option<Bytes>)>);
 
