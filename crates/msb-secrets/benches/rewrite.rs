@@ -10,7 +10,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use msb_name::{Authority, HostName};
 use msb_policy::{Destination, InterceptedConnection, UpstreamTrust};
-use msb_secrets::{SecretBuilder, SecretSet, StreamRewriter};
+use msb_secrets::{BodyKind, Pieces, SecretBuilder, SecretSet, StreamRewriter};
 
 const CHUNK: usize = 1 << 20;
 const GIB: f64 = (1u64 << 30) as f64;
@@ -68,7 +68,8 @@ fn secret(i: u32, placeholders: Placeholders) -> SecretBuilder {
     let builder = SecretBuilder::new()
         .env(format!("KEY_{i}"))
         .value(format!("value-of-the-secret-{i}"))
-        .allow_host("a.test");
+        .allow_host("a.test")
+        .inject_body(true);
     match placeholders {
         Placeholders::Default => builder,
         Placeholders::Custom => builder.placeholder(custom(i)),
@@ -95,7 +96,8 @@ fn connection() -> (InterceptedConnection, Authority) {
 
 fn body(set: &SecretSet) -> StreamRewriter {
     let (connection, authority) = connection();
-    set.request(&connection, &authority).body()
+    set.request(&connection, &authority)
+        .rewrite_body(BodyKind::Json)
 }
 
 /// Feeds chunks and answers the length of the output.
@@ -186,6 +188,36 @@ fn absolute(ours: &Case<'_>, goal: f64) {
         "{:<44} {median:>6.2} GiB/s ({low:.2}..{high:.2}), goal {goal}",
         ours.name
     );
+}
+
+/// A JSON body; every placeholder in it is replaced.
+fn inject_case<'a>(
+    name: &str,
+    set: &'a SecretSet,
+    text: &'a [Bytes],
+    placeholder: &'a str,
+    value: &'a str,
+) -> Case<'a> {
+    let len: usize = text.iter().map(Bytes::len).sum();
+    let whole = text.concat();
+    let count = memchr::memmem::find_iter(&whole, placeholder).count();
+    let expected = len + count * value.len() - count * placeholder.len();
+    case(name, len, move || {
+        assert_eq!(stream(body(set), text), expected)
+    })
+}
+
+fn scrub_case<'a>(name: &str, set: &'a SecretSet, text: &'a [Bytes], expected: usize) -> Case<'a> {
+    let len = text.iter().map(Bytes::len).sum();
+    case(name, len, move || {
+        let mut body = set.response().body(BodyKind::Text);
+        let count = |pieces: Pieces| pieces.map(|piece| black_box(piece).len()).sum::<usize>();
+        let streamed: usize = text
+            .iter()
+            .map(|chunk| count(body.push(chunk.clone())))
+            .sum();
+        assert_eq!(streamed + count(body.finish()), expected);
+    })
 }
 
 fn scan_case<'a>(name: &str, set: &'a SecretSet, text: &'a [Bytes]) -> Case<'a> {
@@ -283,6 +315,7 @@ fn main() {
         .iter()
         .map(|(count, name, set)| scan_case(&format!("no match/{count} {name}"), set, &plain))
         .collect();
+    let customs: Vec<_> = (0..4).map(custom).collect();
     let hit_texts = [("default", "$MSB_KEY_3".to_owned()), ("custom", custom(3))]
         .map(|(name, placeholder)| (name, chunks(with_placeholders(8 * CHUNK, &placeholder))));
     let hits: Vec<_> = sets
@@ -293,16 +326,43 @@ fn main() {
                 .find(|(kind, _)| kind == name)
                 .expect("a text for each")
                 .1;
-            scan_case(&format!("one match in 4 KiB/{count} {name}"), set, text)
+            let placeholder = if *name == "custom" {
+                &customs[3]
+            } else {
+                "$MSB_KEY_3"
+            };
+            inject_case(
+                &format!("one match in 4 KiB/{count} {name}"),
+                set,
+                text,
+                placeholder,
+                "value-of-the-secret-3",
+            )
         })
         .collect();
     let sixteen = &sets[0].2;
+    let json = chunks(with_placeholders(15 * CHUNK, "$MSB_KEY_3"));
+    let json_twice = chunks(with_placeholders(30 * CHUNK, "$MSB_KEY_3"));
+    let four = set(4, Placeholders::Default);
+    let inject = |name, text| inject_case(name, &four, text, "$MSB_KEY_3", "value-of-the-secret-3");
+    let injects = [
+        inject("JSON body, 15 MiB", &json),
+        inject("JSON body, 30 MiB", &json_twice),
+    ];
+    let echo = chunks(with_placeholders(8 * CHUNK, "value-of-the-secret-2"));
+    let echoed = 8 * CHUNK - 8 * 256 * ("value-of-the-secret-2".len() - "$MSB_KEY_2".len());
+    let scrubs = [
+        scrub_case("scrubbing text without a value", &four, &plain, 8 * CHUNK),
+        scrub_case("scrubbing text, one value in 4 KiB", &four, &echo, echoed),
+    ];
     let heads = case("20 headers, one placeholder", 1, || headers(sixteen));
 
     let mut criterion = Criterion::default().configure_from_args();
     criterion_run(&mut criterion, std::slice::from_ref(&baseline));
     criterion_run(&mut criterion, &scans);
     criterion_run(&mut criterion, &hits);
+    criterion_run(&mut criterion, &injects);
+    criterion_run(&mut criterion, &scrubs);
     criterion_run(&mut criterion, std::slice::from_ref(&heads));
     criterion.final_summary();
     if std::env::args().any(|arg| arg == "--test") {
@@ -320,5 +380,14 @@ fn main() {
         "{:<44} {median:>6.2} µs ({low:.2}..{high:.2}), goal under 2",
         heads.name
     );
-    absolute(&scans[0], 1.0);
+    for case in injects.iter().chain(&scrubs) {
+        absolute(case, 1.0);
+    }
+    let rounds = (0..31)
+        .map(|_| time(&*injects[1].run).as_secs_f64() / time(&*injects[0].run).as_secs_f64());
+    let [low, median, high] = quartiles(rounds.collect());
+    eprintln!(
+        "{:<44} {median:>6.2} times ({low:.2}..{high:.2}), goal at most 2.2",
+        "30 MiB against 15 MiB"
+    );
 }

@@ -83,6 +83,14 @@ impl SecretBuilder {
         self
     }
 
+    /// The real value, as a source gave it.
+    #[cfg(feature = "sources")]
+    #[must_use]
+    pub fn source_value(mut self, value: crate::SourceValue) -> Self {
+        self.value = PendingValue(Some(value.0));
+        self
+    }
+
     /// Adds one host that may receive the value, such as `api.openai.com`.
     #[must_use]
     pub fn allow_host(mut self, host: impl Into<String>) -> Self {

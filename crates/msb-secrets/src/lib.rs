@@ -2,7 +2,8 @@
 //!
 //! A guest holds a placeholder (`$MSB_API_KEY`) where a program expects a credential. On its way out, the placeholder is
 //! replaced by the real value in requests to the hosts the secret is allowed for; towards any other host it is a
-//! violation, in whatever form it is written. This crate does no I/O: bytes go in, bytes and verdicts come out.
+//! violation, in whatever form it is written. This crate does no I/O: bytes go in, bytes and verdicts come out. The one
+//! exception is the feature `sources`, which reads values from the environment, files, commands and descriptors.
 //!
 //! ```
 //! use msb_name::{Authority, HostName};
@@ -62,6 +63,8 @@ mod live;
 mod request;
 mod scrub;
 mod set;
+#[cfg(feature = "sources")]
+mod source;
 mod stream;
 mod value;
 mod violation;
@@ -78,6 +81,8 @@ pub use live::LiveSecrets;
 pub use request::{RequestRewriter, Rewritten};
 pub use scrub::{BodyScrubber, ResponseScrubber, SHORTEST_SCRUBBED};
 pub use set::SecretSet;
+#[cfg(feature = "sources")]
+pub use source::{MAX_SOURCE_LEN, Source, SourceError, SourceValue};
 pub use stream::{Pieces, StreamRewriter};
 pub use value::SecretValue;
 pub use violation::{Form, Location, Violation, ViolationAction};

@@ -18,12 +18,15 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
 /// The longest value in bytes that a source may give: more is a wrong file, not a credential.
 pub const MAX_SOURCE_LEN: usize = 64 << 10;
+
+/// How often a command that has said all is asked whether it ended.
+const POLL: Duration = Duration::from_millis(2);
 
 /// Where a value comes from.
 ///
@@ -166,6 +169,7 @@ fn run(from: String, command: &mut Command, timeout: Duration) -> Result<SourceV
         from: from.clone(),
         source,
     };
+    let begin = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -185,20 +189,17 @@ fn run(from: String, command: &mut Command, timeout: Duration) -> Result<SourceV
         end(&mut child);
         return Err(SourceError::TooLong { from });
     }
-    // Its output has ended, so what is left is its exit; one that never comes would hold the caller up for ever.
-    let (sender, receiver) = mpsc::channel();
-    let waiter = thread::spawn(move || {
-        let done = receiver.recv_timeout(timeout);
-        if done.is_err() {
-            end(&mut child);
+    // Its output has ended, so it is about to exit; there is no way to wait for that and a clock at once.
+    let status = loop {
+        match child.try_wait().map_err(failed)? {
+            Some(status) => break status,
+            None if begin.elapsed() < timeout => thread::sleep(POLL),
+            None => {
+                end(&mut child);
+                return Err(SourceError::TimedOut { from, timeout });
+            }
         }
-        child.wait()
-    });
-    drop(sender);
-    let status = waiter
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("waiting for it failed")))
-        .map_err(failed)?;
+    };
     if !status.success() {
         return Err(SourceError::Failed { from, status });
     }

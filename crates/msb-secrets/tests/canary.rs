@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use msb_name::{Authority, HostName};
 use msb_policy::{Destination, InterceptedConnection, UpstreamTrust, grant_injection};
-use msb_secrets::{SecretBuilder, SecretSet};
+use msb_secrets::{
+    BodyKind, CodedBody, ContentCoding, DecodeLimits, LiveSecrets, SecretBuilder, SecretSet,
+};
 
 const CANARY: &str = "cAnArY-8d1f";
 
@@ -77,6 +79,36 @@ fn no_public_type_shows_a_value() {
         "{:?}",
         grant_injection(id, scope, &connection, &authority)
     ));
+
+    let injected = SecretSet::new(vec![
+        builder("A", CANARY).inject_body(true).build().unwrap(),
+    ])
+    .unwrap();
+    let mut body = injected
+        .request(&connection, &authority)
+        .rewrite_body(BodyKind::Json);
+    let pieces = body.push(Bytes::from_static(b"$MSB_A and more")).unwrap();
+    shown.push(format!("{pieces:?} {body:?} {:?}", body.length_change()));
+    let mut response = injected.response();
+    response.header_value("x", CANARY.as_bytes());
+    let mut scrubber = response.body(BodyKind::Text);
+    let pieces = scrubber.push(Bytes::from_static(CANARY.as_bytes()));
+    let notes = response.take_notes();
+    shown.push(format!(
+        "{response:?} {scrubber:?} {pieces:?} {notes:?} {notes:#?}"
+    ));
+    let mut coded = CodedBody::new(
+        ContentCoding::Gzip,
+        body,
+        ContentCoding::Zstd,
+        DecodeLimits::default(),
+    )
+    .unwrap();
+    coded.push(Bytes::from_static(CANARY.as_bytes()));
+    shown.push(format!("{coded:?} {:?}", coded.output().unwrap_err()));
+    let live = LiveSecrets::new(injected);
+    let error = live.rotate("A", format!("{CANARY}\n")).unwrap_err();
+    shown.push(format!("{live:?} {error} {error:?}"));
 
     for text in shown {
         assert!(!text.contains(CANARY), "{text}");
