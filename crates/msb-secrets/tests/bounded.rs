@@ -1,4 +1,5 @@
-//! The memory of a stream does not grow with its length: asserted at 1 GiB of input.
+//! The memory of a stream does not grow with its length: asserted at 1 GiB of input, or at 32 MiB where the code is not
+//! optimised and that much would take minutes.
 
 use allocation_counter::measure;
 use bytes::Bytes;
@@ -7,10 +8,10 @@ use msb_policy::{Destination, InterceptedConnection, UpstreamTrust};
 use msb_secrets::{BodyKind, SecretBuilder, SecretSet};
 
 const CHUNK: usize = 1 << 20;
-const CHUNKS: usize = 1 << 10;
+const CHUNKS: usize = if cfg!(debug_assertions) { 32 } else { 1 << 10 };
 
 #[test]
-fn a_gibibyte_needs_no_more_memory_than_a_mebibyte() {
+fn a_long_stream_needs_no_more_memory_than_a_short_one() {
     let secret = SecretBuilder::new()
         .env("KEY")
         .value("the-value-of-a-secret")
@@ -26,8 +27,9 @@ fn a_gibibyte_needs_no_more_memory_than_a_mebibyte() {
     let request = set.request(&connection, &"a.test".parse().unwrap());
     // A placeholder in every chunk, one across each border, and a beginning that leads nowhere.
     let mut chunk = b"_KEY. ".to_vec();
-    while chunk.len() < CHUNK - 40 {
-        chunk.extend_from_slice(b"price in $, 100%, \\n, JE1U, $MSB, %24M. ");
+    while chunk.len() < CHUNK - 500 {
+        chunk.extend_from_slice(b"price in $, 100%, \\n, JE1U. ");
+        chunk.resize(chunk.len() + 400, b'x');
     }
     chunk.extend_from_slice(b" $MSB_KEY $MSB");
     let chunk = Bytes::from(chunk);
@@ -53,10 +55,10 @@ fn a_gibibyte_needs_no_more_memory_than_a_mebibyte() {
         assert!(sent > received);
         allocations.bytes_max
     };
-    let (little, much) = (most_held(8), most_held(CHUNKS));
+    let (little, much) = (most_held(4), most_held(CHUNKS));
     assert!(
         much <= little + 1024,
-        "{little} bytes at 8 MiB, {much} at 1 GiB"
+        "{little} bytes for 4 chunks, {much} for {CHUNKS}"
     );
     assert!(much < 64 << 10, "{much}");
 }
