@@ -237,7 +237,7 @@ fn memmem_case(text: &[Bytes]) -> Case<'_> {
 }
 
 /// Headers of an ordinary request; the one with the placeholder is replaced.
-fn headers(set: &SecretSet) {
+fn headers(set: &SecretSet, connection: &InterceptedConnection, authority: &Authority) {
     const OTHERS: [(&str, &[u8]); 19] = [
         ("host", b"a.test"),
         ("user-agent", b"python-requests/2.32.3 (Linux x86_64)"),
@@ -265,8 +265,7 @@ fn headers(set: &SecretSet) {
         ),
         ("openai-organization", b"org-0123456789abcdef"),
     ];
-    let (connection, authority) = connection();
-    let mut request = set.request(&connection, &authority);
+    let mut request = set.request(connection, authority);
     for (name, value) in OTHERS {
         assert!(
             request
@@ -355,7 +354,10 @@ fn main() {
         scrub_case("scrubbing text without a value", &four, &plain, 8 * CHUNK),
         scrub_case("scrubbing text, one value in 4 KiB", &four, &echo, echoed),
     ];
-    let heads = case("20 headers, one placeholder", 1, || headers(sixteen));
+    let (connection, authority) = connection();
+    let heads = case("20 headers, one placeholder", 1, || {
+        headers(sixteen, &connection, &authority)
+    });
 
     let mut criterion = Criterion::default().configure_from_args();
     criterion_run(&mut criterion, std::slice::from_ref(&baseline));
