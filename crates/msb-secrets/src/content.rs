@@ -79,8 +79,8 @@ impl Style {
     /// Whether a placeholder written in this form stands for the value where this style is used.
     pub(crate) fn reads(self, form: Form) -> bool {
         match self {
-            Self::Raw => form == Form::Raw,
-            Self::Json => matches!(form, Form::Raw | Form::Json),
+            // In JSON the backslash of `\\u0024` may itself be escaped, which needs the whole string to be told.
+            Self::Raw | Self::Json => form == Form::Raw,
             Self::Percent => matches!(form, Form::Raw | Form::Percent),
         }
     }

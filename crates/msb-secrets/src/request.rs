@@ -87,7 +87,7 @@ impl RequestRewriter {
     /// What rewrites the body of this request, decoded of any content coding.
     ///
     /// Placeholders of secrets that are injected in bodies are replaced by the value, escaped for the kind: where they
-    /// stand raw, with JSON escapes in JSON, and percent-encoded in forms.
+    /// stand raw, and percent-encoded in forms.
     #[must_use]
     pub fn rewrite_body(&self, kind: BodyKind) -> StreamRewriter {
         StreamRewriter::new(self.judge.another(), Location::Body, Some(kind.style()))
