@@ -33,5 +33,6 @@ pub const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
     unreachable_pub,
     reason = "generated code; the documents are in proto/agent.proto"
 )]
+#[rustfmt::skip]
 #[path = "generated/msb.agent.v1.rs"]
 pub mod v1;

@@ -12,8 +12,10 @@ pub struct ConfigureRequest {
     pub ca_pem: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
     /// Environment of every exec; an exec's own entries win.
     #[prost(map = "string, string", tag = "4")]
-    pub env:
-        ::std::collections::HashMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    pub env: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Network {
@@ -61,8 +63,10 @@ pub struct ExecStart {
     #[prost(string, repeated, tag = "2")]
     pub args: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(map = "string, string", tag = "3")]
-    pub env:
-        ::std::collections::HashMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    pub env: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
     /// Empty: the root directory.
     #[prost(string, tag = "4")]
     pub cwd: ::prost::alloc::string::String,
@@ -133,10 +137,10 @@ pub mod agent_client {
         dead_code,
         missing_docs,
         clippy::wildcard_imports,
-        clippy::let_unit_value
+        clippy::let_unit_value,
     )]
-    use tonic::codegen::http::Uri;
     use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
     #[derive(Debug, Clone)]
     pub struct AgentClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -164,13 +168,14 @@ pub mod agent_client {
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                    http::Request<tonic::body::Body>,
-                    Response = http::Response<
-                        <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                    >,
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
                 >,
-            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
-                Into<StdError> + std::marker::Send + std::marker::Sync,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             AgentClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -210,12 +215,22 @@ pub mod agent_client {
         pub async fn configure(
             &mut self,
             request: impl tonic::IntoRequest<super::ConfigureRequest>,
-        ) -> std::result::Result<tonic::Response<super::ConfigureResponse>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+        ) -> std::result::Result<
+            tonic::Response<super::ConfigureResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/msb.agent.v1.Agent/Configure");
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/Configure",
+            );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("msb.agent.v1.Agent", "Configure"));
@@ -232,14 +247,18 @@ pub mod agent_client {
             tonic::Response<tonic::codec::Streaming<super::ExecOutput>>,
             tonic::Status,
         > {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/msb.agent.v1.Agent/Exec");
             let mut req = request.into_streaming_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("msb.agent.v1.Agent", "Exec"));
+            req.extensions_mut().insert(GrpcMethod::new("msb.agent.v1.Agent", "Exec"));
             self.inner.streaming(req, path, codec).await
         }
         /// Sends a signal to the process group of a running exec. A call of its own, so that it does not wait behind
@@ -248,14 +267,20 @@ pub mod agent_client {
             &mut self,
             request: impl tonic::IntoRequest<super::SignalRequest>,
         ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/msb.agent.v1.Agent/Signal");
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/Signal",
+            );
             let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("msb.agent.v1.Agent", "Signal"));
+            req.extensions_mut().insert(GrpcMethod::new("msb.agent.v1.Agent", "Signal"));
             self.inner.unary(req, path, codec).await
         }
         /// Ends every process, flushes and unmounts the file systems, and powers the machine off.
@@ -263,12 +288,22 @@ pub mod agent_client {
         pub async fn power_off(
             &mut self,
             request: impl tonic::IntoRequest<super::PowerOffRequest>,
-        ) -> std::result::Result<tonic::Response<super::PowerOffResponse>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+        ) -> std::result::Result<
+            tonic::Response<super::PowerOffResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/msb.agent.v1.Agent/PowerOff");
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/PowerOff",
+            );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("msb.agent.v1.Agent", "PowerOff"));
@@ -283,7 +318,7 @@ pub mod agent_server {
         dead_code,
         missing_docs,
         clippy::wildcard_imports,
-        clippy::let_unit_value
+        clippy::let_unit_value,
     )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with AgentServer.
@@ -294,11 +329,15 @@ pub mod agent_server {
         async fn configure(
             &self,
             request: tonic::Request<super::ConfigureRequest>,
-        ) -> std::result::Result<tonic::Response<super::ConfigureResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::ConfigureResponse>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the Exec method.
         type ExecStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::ExecOutput, tonic::Status>,
-            > + std::marker::Send
+            >
+            + std::marker::Send
             + 'static;
         /// Runs one program. The first message from the host is `start`; the last from the guest is `exit`.
         /// A program that is not there is NOT_FOUND, one that cannot be executed PERMISSION_DENIED,
@@ -319,7 +358,10 @@ pub mod agent_server {
         async fn power_off(
             &self,
             request: tonic::Request<super::PowerOffRequest>,
-        ) -> std::result::Result<tonic::Response<super::PowerOffResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::PowerOffResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct AgentServer<T> {
@@ -342,7 +384,10 @@ pub mod agent_server {
                 max_encoding_message_size: None,
             }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
         where
             F: tonic::service::Interceptor,
         {
@@ -397,15 +442,21 @@ pub mod agent_server {
                 "/msb.agent.v1.Agent/Configure" => {
                     #[allow(non_camel_case_types)]
                     struct ConfigureSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::ConfigureRequest> for ConfigureSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::ConfigureRequest>
+                    for ConfigureSvc<T> {
                         type Response = super::ConfigureResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::ConfigureRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::configure(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::configure(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -434,17 +485,22 @@ pub mod agent_server {
                 "/msb.agent.v1.Agent/Exec" => {
                     #[allow(non_camel_case_types)]
                     struct ExecSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::StreamingService<super::ExecInput> for ExecSvc<T> {
+                    impl<T: Agent> tonic::server::StreamingService<super::ExecInput>
+                    for ExecSvc<T> {
                         type Response = super::ExecOutput;
                         type ResponseStream = T::ExecStream;
-                        type Future =
-                            BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<tonic::Streaming<super::ExecInput>>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::exec(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::exec(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -473,15 +529,21 @@ pub mod agent_server {
                 "/msb.agent.v1.Agent/Signal" => {
                     #[allow(non_camel_case_types)]
                     struct SignalSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::SignalRequest> for SignalSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::SignalRequest>
+                    for SignalSvc<T> {
                         type Response = super::SignalResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::SignalRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::signal(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::signal(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -510,15 +572,21 @@ pub mod agent_server {
                 "/msb.agent.v1.Agent/PowerOff" => {
                     #[allow(non_camel_case_types)]
                     struct PowerOffSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::PowerOffRequest> for PowerOffSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::PowerOffRequest>
+                    for PowerOffSvc<T> {
                         type Response = super::PowerOffResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::PowerOffRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::power_off(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::power_off(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -544,19 +612,25 @@ pub mod agent_server {
                     };
                     Box::pin(fut)
                 }
-                _ => Box::pin(async move {
-                    let mut response = http::Response::new(tonic::body::Body::default());
-                    let headers = response.headers_mut();
-                    headers.insert(
-                        tonic::Status::GRPC_STATUS,
-                        (tonic::Code::Unimplemented as i32).into(),
-                    );
-                    headers.insert(
-                        http::header::CONTENT_TYPE,
-                        tonic::metadata::GRPC_CONTENT_TYPE,
-                    );
-                    Ok(response)
-                }),
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
             }
         }
     }
