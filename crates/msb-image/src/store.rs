@@ -1,7 +1,7 @@
 //! The store on disk: content-addressed files, manifests, and how they are written.
 //!
 //! ```text
-//! DIR/lock                    held for moments, while a temporary file is made
+//! DIR/lock                    held for moments: to make a temporary file, to publish, to prune
 //! DIR/tmp/*                   files being written; each is locked by its writer
 //! DIR/files/<sha256>          whole files, never changed
 //! DIR/guest/kernel.json ...   manifests: which file is current
@@ -14,11 +14,12 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::content::{self, Content, Digest};
+use crate::content::{self, Digest};
 use crate::error::Error;
 use crate::manifest::{Artefact, ImageName, Manifest};
 
@@ -71,10 +72,26 @@ impl Store {
     ///
     /// [`Error::Damaged`] if the manifest or its file is not what was written, [`Error::Io`].
     pub fn manifest(&self, artefact: &Artefact) -> Result<Option<Manifest>, Error> {
+        match self.read_manifest(artefact)? {
+            Current::Whole(manifest) => Ok(Some(manifest)),
+            Current::Absent => Ok(None),
+            Current::FileGone => {
+                // Another may have published a newer version and removed this one's file in between. Nothing is
+                // removed while the lock is held; a store that cannot be locked is not being changed either.
+                let _lock = self.lock().ok();
+                Ok(match self.read_manifest(artefact)? {
+                    Current::Whole(manifest) => Some(manifest),
+                    Current::Absent | Current::FileGone => None,
+                })
+            }
+        }
+    }
+
+    fn read_manifest(&self, artefact: &Artefact) -> Result<Current, Error> {
         let path = self.dir.join(artefact.manifest_path());
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Current::Absent),
             Err(error) => return Err(Error::io("read", &path)(error)),
         };
         let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
@@ -83,7 +100,7 @@ impl Store {
         })?;
         let path = self.content_path(&manifest.content.sha256);
         match fs::metadata(&path) {
-            Ok(found) if found.len() == manifest.content.bytes => Ok(Some(manifest)),
+            Ok(found) if found.len() == manifest.content.bytes => Ok(Current::Whole(manifest)),
             Ok(found) => Err(Error::Damaged {
                 path,
                 problem: format!(
@@ -92,7 +109,7 @@ impl Store {
                     manifest.content.bytes
                 ),
             }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Current::FileGone),
             Err(error) => Err(Error::io("read", &path)(error)),
         }
     }
@@ -129,13 +146,15 @@ impl Store {
         recipe: String,
         origin: String,
     ) -> Result<Manifest, Error> {
-        let (content, _held) = self.add(from)?;
+        let mut staged = self.temporary()?;
+        let content =
+            content::copy(from, staged.as_file_mut()).map_err(Error::io("write", &self.dir))?;
+        let target = self.dir.join(artefact.manifest_path());
         let manifest = Manifest {
             content,
             recipe,
             origin,
         };
-        let target = self.dir.join(artefact.manifest_path());
         let mut temporary = self.temporary()?;
         let mut text = serde_json::to_vec_pretty(&manifest)
             .map_err(|error| Error::io("encode", &target)(error.into()))?;
@@ -143,7 +162,14 @@ impl Store {
         temporary
             .write_all(&text)
             .map_err(Error::io("write", &target))?;
-        drop(finish(temporary, &target)?);
+        // Nothing is pruned between the file's coming and the manifest that names it.
+        let _lock = self.lock()?;
+        let path = self.content_path(&manifest.content.sha256);
+        // A file of that name but another length was damaged after it was written.
+        if !fs::metadata(&path).is_ok_and(|found| found.len() == manifest.content.bytes) {
+            finish(staged, &path)?;
+        }
+        finish(temporary, &target)?;
         Ok(manifest)
     }
 
@@ -185,22 +211,6 @@ impl Store {
             }
         }
         Ok(None)
-    }
-
-    fn add(&self, from: &mut impl Read) -> Result<(Content, File), Error> {
-        let mut temporary = self.temporary()?;
-        let content =
-            content::copy(from, temporary.as_file_mut()).map_err(Error::io("write", &self.dir))?;
-        let target = self.content_path(&content.sha256);
-        // A file of that name but another length was damaged after it was written.
-        if fs::metadata(&target).is_ok_and(|found| found.len() == content.bytes)
-            && let Some(file) = hold_file(&target)?
-        {
-            return Ok((content, file));
-        }
-        let file = finish(temporary, &target)?;
-        file.lock_shared().map_err(Error::io("lock", &target))?;
-        Ok((content, file))
     }
 
     /// A new file below `tmp`, locked by this process, after removing those of dead writers.
@@ -247,6 +257,16 @@ fn default_dir(env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Error>
         .ok_or(Error::NoHome)
 }
 
+/// What the manifest of an artefact stands for at one moment.
+enum Current {
+    /// A manifest and its file.
+    Whole(Manifest),
+    /// A manifest whose file is not there.
+    FileGone,
+    /// No manifest.
+    Absent,
+}
+
 /// Paths in `dir`, sorted; none if there is no such directory.
 fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = match fs::read_dir(dir) {
@@ -262,7 +282,8 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(paths)
 }
 
-/// Opens `path` with a shared lock; None if it is gone or goes in that moment.
+/// Opens `path` with a shared lock; None if it is gone or is replaced in that moment: then the lock is on a file that
+/// has no name any more.
 fn hold_file(path: &Path) -> Result<Option<File>, Error> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -270,7 +291,10 @@ fn hold_file(path: &Path) -> Result<Option<File>, Error> {
         Err(error) => return Err(Error::io("open", path)(error)),
     };
     file.lock_shared().map_err(Error::io("lock", path))?;
-    Ok(path.exists().then_some(file))
+    let held = file.metadata().map_err(Error::io("read", path))?;
+    let same = fs::metadata(path)
+        .is_ok_and(|named| (named.dev(), named.ino()) == (held.dev(), held.ino()));
+    Ok(same.then_some(file))
 }
 
 /// Whether `path` was removed; a file that a process holds a lock on, or that is gone, is not.
@@ -289,8 +313,8 @@ fn remove_unless_locked(path: &Path) -> Result<bool, Error> {
 }
 
 /// Syncs `temporary` and renames it to `target`: after a crash the old or the whole new file is
-/// there. Returns the file with the lock it had.
-fn finish(temporary: NamedTempFile, target: &Path) -> Result<File, Error> {
+/// there.
+fn finish(temporary: NamedTempFile, target: &Path) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt as _;
 
     let dir = target.parent().unwrap_or(target);
@@ -299,13 +323,12 @@ fn finish(temporary: NamedTempFile, target: &Path) -> Result<File, Error> {
     file.set_permissions(fs::Permissions::from_mode(0o644))
         .and_then(|()| file.sync_all())
         .map_err(Error::io("write", target))?;
-    let file = temporary
+    temporary
         .persist(target)
         .map_err(|error| Error::io("write", target)(error.error))?;
     File::open(dir)
         .and_then(|dir| dir.sync_all())
-        .map_err(Error::io("write", dir))?;
-    Ok(file)
+        .map_err(Error::io("write", dir))
 }
 
 #[cfg(test)]
