@@ -17,9 +17,10 @@ use tokio::net::{UnixListener, UnixStream};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments
-        .next()
-        .ok_or("usage: gateway SOCKET [PROFILES [MAX_FLOWS]]")?;
+    let Some(path) = arguments.next() else {
+        eprintln!("usage: gateway SOCKET [PROFILES [MAX_FLOWS]]");
+        return Ok(());
+    };
     let profiles = arguments.next().unwrap_or_else(|| "public".to_owned());
     let mut config = Config::new(Arc::new(NetworkPolicy::parse(&profiles)?));
     if let Some(max_flows) = arguments.next() {
