@@ -42,9 +42,13 @@ pub enum UpstreamTrust {
     Verified(Host),
     /// Verification is switched off for this host.
     VerificationOff,
+    /// There is no TLS: requests are read from a plaintext HTTP connection.
+    Plaintext,
 }
 
-/// An intercepted TLS connection: what the guest asked for and what was established upstream.
+/// A connection whose requests are inspected: what the guest asked for and what was established upstream.
+///
+/// It is intercepted TLS, or plaintext HTTP ([`UpstreamTrust::Plaintext`]), where each request has one of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterceptedConnection {
     host: Host,
@@ -56,7 +60,8 @@ impl InterceptedConnection {
     /// A connection whose upstream handshake is done.
     ///
     /// `host` is the server name of the guest's ClientHello, or what stands for it when there was none: the one name
-    /// pinned to the address, or the address itself (which never gets a secret).
+    /// pinned to the address, or the address itself (which never gets a secret). On plaintext HTTP it is the host of the
+    /// request's authority.
     #[must_use]
     pub fn new(host: impl Into<Host>, destination: Destination, upstream: UpstreamTrust) -> Self {
         Self {
@@ -91,6 +96,7 @@ pub struct HostScope {
     patterns: HostPatternSet,
     any: bool,
     allow_unverified: bool,
+    allow_plaintext: bool,
 }
 
 impl HostScope {
@@ -117,6 +123,13 @@ impl HostScope {
         self
     }
 
+    /// Allows plaintext HTTP. Whoever is on the way to the host can then obtain the secret.
+    #[must_use]
+    pub fn dangerous_allow_plaintext(mut self, allow: bool) -> Self {
+        self.allow_plaintext = allow;
+        self
+    }
+
     /// The same scope for fewer hosts: those that the patterns cover, and no longer any other.
     ///
     /// # Errors
@@ -139,6 +152,7 @@ impl HostScope {
             patterns: patterns.collect::<Result<_, _>>()?,
             any: false,
             allow_unverified: self.allow_unverified,
+            allow_plaintext: self.allow_plaintext,
         })
     }
 
@@ -152,6 +166,12 @@ impl HostScope {
     #[must_use]
     pub fn is_any(&self) -> bool {
         self.any
+    }
+
+    /// Whether plaintext HTTP is allowed.
+    #[must_use]
+    pub fn allows_plaintext(&self) -> bool {
+        self.allow_plaintext
     }
 
     /// The patterns.
@@ -236,6 +256,12 @@ pub enum Refusal {
         /// The host.
         host: HostName,
     },
+    /// The connection is plaintext HTTP, and the secret does not accept that.
+    #[error("the connection to {host} is plaintext, without TLS")]
+    NotEncrypted {
+        /// The host.
+        host: HostName,
+    },
     /// The connection is not intercepted, so nobody knows who is at the other end.
     #[error("the connection is not intercepted TLS")]
     NotIntercepted,
@@ -274,7 +300,7 @@ pub fn check_identity(
 /// Decides whether `secret` may be written into a request.
 ///
 /// All gates are needed: the scope covers the connection's host; the request's authority names that host; the address
-/// was pinned or dialled for it; the certificate was verified for it.
+/// was pinned or dialled for it; the certificate was verified for it, unless the scope says that this is not needed.
 ///
 /// # Errors
 /// The first gate that does not hold.
@@ -314,13 +340,16 @@ pub fn grant_injection(
         UpstreamTrust::VerificationOff if !scope.allow_unverified => {
             return Err(Refusal::NotVerified { host });
         }
+        UpstreamTrust::Plaintext if !scope.allow_plaintext => {
+            return Err(Refusal::NotEncrypted { host });
+        }
         UpstreamTrust::Verified(verified) if verified.name() != Some(&host) => {
             return Err(Refusal::VerifiedForAnother {
                 host,
                 verified: verified.clone(),
             });
         }
-        UpstreamTrust::VerificationOff | UpstreamTrust::Verified(_) => {}
+        UpstreamTrust::VerificationOff | UpstreamTrust::Plaintext | UpstreamTrust::Verified(_) => {}
     }
     Ok(InjectGrant { secret, host })
 }
@@ -513,6 +542,37 @@ mod tests {
                 &expected,
             );
         }
+    }
+
+    /// S6: without TLS nothing tells who answers, so only a secret that says so goes there, by the same other gates.
+    #[test]
+    fn plaintext_needs_explicit_consent() {
+        let plaintext = InterceptedConnection {
+            upstream: UpstreamTrust::Plaintext,
+            ..connection()
+        };
+        for refusing in [
+            scope(&["a.test"]),
+            scope(&["a.test"]).dangerous_allow_unverified(true),
+        ] {
+            assert!(!refusing.allows_plaintext());
+            let expected = "the connection to a.test is plaintext, without TLS";
+            check(&refusing, &plaintext, "a.test", expected);
+        }
+        let accepting = scope(&["a.test"]).dangerous_allow_plaintext(true);
+        check(&accepting, &plaintext, "a.test", "granted for a.test");
+        let narrowed = accepting.narrowed(["a.test".parse().unwrap()]).unwrap();
+        assert!(narrowed.allows_plaintext());
+        check(&narrowed, &plaintext, "a.test", "granted for a.test");
+        let elsewhere = scope(&["b.test"]).dangerous_allow_plaintext(true);
+        let expected = "host a.test is not allowed for this secret";
+        check(&elsewhere, &plaintext, "a.test", expected);
+        let unpinned = InterceptedConnection {
+            destination: Destination::Unpinned([6, 6, 6, 6].into()),
+            ..plaintext
+        };
+        let expected = "the address 6.6.6.6 was not resolved from a.test by this sandbox's DNS";
+        check(&accepting, &unpinned, "a.test", expected);
     }
 
     #[test]
