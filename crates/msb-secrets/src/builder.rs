@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use msb_name::HostPattern;
+use msb_name::{HostPattern, HostPatternSet};
 use msb_policy::HostScope;
 use zeroize::Zeroizing;
 
 use crate::value::PendingValue;
-use crate::{Error, env, hosts};
+use crate::{Error, env, hosts, likeness};
 
 /// The longest placeholder in bytes. It bounds what a streaming search keeps back (9 times as much).
 pub const MAX_PLACEHOLDER_LEN: usize = 1024;
@@ -20,14 +20,23 @@ pub const MAX_PLACEHOLDER_LEN: usize = 1024;
 pub struct SecretBuilder {
     env: Option<String>,
     value: PendingValue,
-    placeholder: Option<String>,
+    placeholder: Placeholder,
     hosts: Vec<String>,
     patterns: Vec<String>,
+    passthrough_hosts: Vec<String>,
+    passthrough_patterns: Vec<String>,
     any_host: bool,
     unverified: bool,
     scopes: Scopes,
     scrub: bool,
     require_tls_identity: bool,
+}
+
+#[derive(Debug)]
+enum Placeholder {
+    OfEnv,
+    Own(String),
+    LikeValue,
 }
 
 /// Where a secret is injected.
@@ -44,9 +53,11 @@ impl Default for SecretBuilder {
         Self {
             env: None,
             value: PendingValue::default(),
-            placeholder: None,
+            placeholder: Placeholder::OfEnv,
             hosts: Vec::new(),
             patterns: Vec::new(),
+            passthrough_hosts: Vec::new(),
+            passthrough_patterns: Vec::new(),
             any_host: false,
             unverified: false,
             scopes: Scopes {
@@ -122,6 +133,24 @@ impl SecretBuilder {
         self
     }
 
+    /// Adds one host that may see the placeholder itself, such as that of a language model whose transcripts mention it.
+    ///
+    /// There the placeholder is sent as it is instead of being a violation, wherever in a request it stands. The value
+    /// still goes to allowed hosts only.
+    #[must_use]
+    pub fn passthrough_host(mut self, host: impl Into<String>) -> Self {
+        self.passthrough_hosts.push(host.into());
+        self
+    }
+
+    /// Adds every host below a domain to those that may see the placeholder; patterns as for
+    /// [`allow_host_pattern`](Self::allow_host_pattern).
+    #[must_use]
+    pub fn passthrough_host_pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.passthrough_patterns.push(pattern.into());
+        self
+    }
+
     /// Whether the placeholder is replaced in any header value and trailer. Default: true.
     #[must_use]
     pub fn inject_headers(mut self, enabled: bool) -> Self {
@@ -170,12 +199,25 @@ impl SecretBuilder {
     /// 1 to [`MAX_PLACEHOLDER_LEN`] bytes, no line break, no NUL.
     #[must_use]
     pub fn placeholder(mut self, placeholder: impl Into<String>) -> Self {
-        self.placeholder = Some(placeholder.into());
+        self.placeholder = Placeholder::Own(placeholder.into());
         self
     }
 
-    /// Whether the value is only injected on intercepted TLS whose server was verified. Default: true. Switching it
-    /// off is not supported yet.
+    /// A placeholder that looks like the value: with its prefix (`sk-proj-`, `ghp_`), its length, its separators and its
+    /// kinds of characters. For libraries that check a key's format, and so that no length changes when it is replaced.
+    ///
+    /// It tells the guest that much of the value and no more; apart from that it depends on the variable's name alone. The
+    /// value needs 12 characters behind its prefix, so that its likeness stands nowhere by chance.
+    #[must_use]
+    pub fn placeholder_like_value(mut self) -> Self {
+        self.placeholder = Placeholder::LikeValue;
+        self
+    }
+
+    /// Whether the value is only injected on intercepted TLS whose server was verified. Default: true.
+    ///
+    /// Switched off, it is injected into plaintext HTTP to an allowed host as well; whoever is on the way there can then
+    /// obtain the value. TLS connections are as before: where they are not intercepted nothing can be written into them.
     #[must_use]
     pub fn require_tls_identity(mut self, enabled: bool) -> Self {
         self.require_tls_identity = enabled;
@@ -185,17 +227,22 @@ impl SecretBuilder {
     /// Checks everything and makes the secret.
     ///
     /// # Errors
-    /// The first thing that is missing, malformed, dangerous or not supported yet. Errors name the secret by its
+    /// The first thing that is missing, malformed or dangerous. Errors name the secret by its
     /// variable and never contain the value.
     pub fn build(self) -> Result<Secret, Error> {
         let env = self.env.clone().ok_or(Error::MissingEnv)?;
         env::check(&env)?;
         self.check_scopes(&env)?;
         let scope = self.scope(&env)?;
-        let placeholder = self.placeholder.unwrap_or_else(|| format!("$MSB_{env}"));
-        check_placeholder(&env, &placeholder)?;
+        let passthrough = patterns(&env, &self.passthrough_hosts, &self.passthrough_patterns)?;
         let value = self.value.0.filter(|value| !value.is_empty());
         let value = value.ok_or_else(|| Error::MissingValue { env: env.clone() })?;
+        let placeholder = match self.placeholder {
+            Placeholder::OfEnv => format!("$MSB_{env}"),
+            Placeholder::Own(text) => text,
+            Placeholder::LikeValue => likeness::of(&env, &value)?,
+        };
+        check_placeholder(&env, &placeholder)?;
         if self.scopes.headers || self.scopes.basic_auth {
             check_header_value(&env, &value)?;
         }
@@ -203,6 +250,7 @@ impl SecretBuilder {
             env: env.into(),
             placeholder: placeholder.into(),
             scope,
+            passthrough: passthrough.into_iter().collect(),
             scopes: self.scopes,
             scrub: self.scrub,
             value,
@@ -210,12 +258,6 @@ impl SecretBuilder {
     }
 
     fn check_scopes(&self, env: &str) -> Result<(), Error> {
-        if !self.require_tls_identity {
-            return Err(Error::NotSupportedYet {
-                env: env.to_owned(),
-                method: "require_tls_identity(false)",
-            });
-        }
         let Scopes {
             headers,
             basic_auth,
@@ -231,12 +273,7 @@ impl SecretBuilder {
     }
 
     fn scope(&self, env: &str) -> Result<HostScope, Error> {
-        let hosts = self.hosts.iter().map(|host| hosts::exact(env, host));
-        let patterns = self
-            .patterns
-            .iter()
-            .map(|pattern| hosts::pattern(env, pattern));
-        let patterns = hosts.chain(patterns).collect::<Result<Vec<_>, _>>()?;
+        let patterns = patterns(env, &self.hosts, &self.patterns)?;
         if patterns.is_empty() && !self.any_host {
             return Err(Error::MissingHost {
                 env: env.to_owned(),
@@ -244,11 +281,19 @@ impl SecretBuilder {
         }
         Ok(HostScope::new(patterns)
             .dangerous_any_host(self.any_host)
-            .dangerous_allow_unverified(self.unverified))
+            .dangerous_allow_unverified(self.unverified)
+            .dangerous_allow_plaintext(!self.require_tls_identity))
     }
 }
 
-/// Hosts and host patterns.
+/// Exact hosts and host patterns.
+fn patterns(env: &str, hosts: &[String], patterns: &[String]) -> Result<Vec<HostPattern>, Error> {
+    let hosts = hosts.iter().map(|host| hosts::exact(env, host));
+    let patterns = patterns.iter().map(|pattern| hosts::pattern(env, pattern));
+    hosts.chain(patterns).collect()
+}
+
+/// Hosts and host patterns in one list.
 pub(crate) fn host_patterns<T: AsRef<str>>(
     env: &str,
     texts: impl IntoIterator<Item = T>,
@@ -300,6 +345,7 @@ pub struct Secret {
     pub(crate) env: Arc<str>,
     pub(crate) placeholder: Arc<str>,
     pub(crate) scope: HostScope,
+    pub(crate) passthrough: HostPatternSet,
     pub(crate) scopes: Scopes,
     pub(crate) scrub: bool,
     pub(crate) value: Zeroizing<String>,
@@ -330,6 +376,18 @@ impl Secret {
         self.scopes.body
     }
 
+    /// Whether it is injected on verified, intercepted TLS only, and not into plaintext HTTP.
+    #[must_use]
+    pub fn requires_tls_identity(&self) -> bool {
+        !self.scope.allows_plaintext()
+    }
+
+    /// The hosts that may see the placeholder.
+    #[must_use]
+    pub fn passthrough(&self) -> &HostPatternSet {
+        &self.passthrough
+    }
+
     /// The hosts that may receive the value.
     #[must_use]
     pub fn scope(&self) -> &HostScope {
@@ -343,6 +401,7 @@ impl std::fmt::Debug for Secret {
             env,
             placeholder,
             scope,
+            passthrough,
             scopes,
             scrub,
             value: _,
@@ -351,6 +410,7 @@ impl std::fmt::Debug for Secret {
             .field("env", env)
             .field("placeholder", placeholder)
             .field("scope", scope)
+            .field("passthrough", passthrough)
             .field("scopes", scopes)
             .field("scrub", scrub)
             .field("value", &format_args!("[redacted]"))

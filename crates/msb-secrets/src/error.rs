@@ -58,7 +58,7 @@ pub enum Error {
     },
     /// A pattern where one host is expected.
     #[error(
-        "secret {env:?}: allow_host({text:?}) takes one exact host; for a wildcard call allow_host_pattern"
+        "secret {env:?}: {text:?} is not one exact host; for a wildcard call allow_host_pattern or passthrough_host_pattern"
     )]
     PatternAsHost {
         /// The secret.
@@ -68,7 +68,7 @@ pub enum Error {
     },
     /// `*` as a pattern.
     #[error(
-        "secret {env:?}: the pattern \"*\" would allow every host; if that is meant, call allow_any_host_dangerous(true)"
+        "secret {env:?}: the pattern \"*\" covers every host; if the value may go to every host, call allow_any_host_dangerous(true)"
     )]
     AnyHostPattern {
         /// The secret.
@@ -90,6 +90,16 @@ pub enum Error {
         /// The secret.
         env: String,
         /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A value that nothing can be made to look like.
+    #[error(
+        "secret {env:?}: for placeholder_like_value its value {problem}; choose a placeholder(..) instead"
+    )]
+    NoLikeness {
+        /// The secret.
+        env: String,
+        /// What is wrong with the value.
         problem: &'static str,
     },
     /// Every scope is switched off.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use msb_name::Authority;
-use msb_policy::{InjectGrant, InterceptedConnection, Refusal, grant_injection};
+use msb_policy::{InjectGrant, InterceptedConnection, Refusal, check_identity, grant_injection};
 
 use crate::engine::Found;
 use crate::set::{Entry, Inner};
@@ -30,6 +30,8 @@ pub enum NoteKind {
     Substituted,
     /// The host may receive the value, but the secret is not injected in this place or form; the placeholder was sent.
     LeftAlone,
+    /// The host may see the placeholder, though not the value; the placeholder was sent.
+    PassedThrough,
     /// The value came back in a response and was taken out.
     Scrubbed,
 }
@@ -73,6 +75,10 @@ impl fmt::Display for Note {
             NoteKind::Scrubbed => {
                 write!(f, "value of secret {env} taken out of {location} ({form})")
             }
+            NoteKind::PassedThrough => write!(
+                f,
+                "placeholder of secret {env} passed through in {location} ({form})"
+            ),
             NoteKind::LeftAlone => write!(
                 f,
                 "placeholder of secret {env} left in {location} ({form}): the secret is not injected there"
@@ -175,6 +181,19 @@ impl Docket {
         }
     }
 
+    /// Whether the placeholder itself may go where the bytes go.
+    fn passes(&self, secret: &Entry) -> bool {
+        let Gate::Request(request) = &self.gate else {
+            return false;
+        };
+        let (connection, authority) = &**request;
+        let known = connection
+            .host()
+            .name()
+            .is_some_and(|host| secret.passthrough.matches(host));
+        known && !secret.is_revoked() && check_identity(connection, authority).is_ok()
+    }
+
     /// A grant if the value is to be written, `None` if the placeholder stays.
     ///
     /// `form` is how the placeholder was written, as reports show it; `injects` tells whether the secret is injected at
@@ -190,6 +209,12 @@ impl Docket {
         let secret = &set.secrets[found.needle];
         let grant = match self.grant(secret) {
             Ok(grant) => grant,
+            Err(_) if self.passes(secret) => {
+                let env = Arc::clone(&secret.env);
+                self.notes
+                    .add(NoteKind::PassedThrough, env, location(), form);
+                return Ok(None);
+            }
             Err(refusal) => {
                 // Nothing of the request goes out, so nothing was substituted or left alone.
                 self.notes.take();

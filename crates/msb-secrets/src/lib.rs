@@ -59,6 +59,7 @@ mod error;
 mod hosts;
 mod judge;
 mod length;
+mod likeness;
 mod live;
 mod request;
 mod scrub;

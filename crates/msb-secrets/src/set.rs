@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use msb_name::Authority;
+use msb_name::{Authority, HostPatternSet};
 use msb_policy::{HostScope, InjectGrant, InterceptedConnection, SecretId};
 
 use crate::builder::Scopes;
@@ -32,6 +32,7 @@ pub(crate) struct Entry {
     pub(crate) env: Arc<str>,
     pub(crate) placeholder: Arc<str>,
     pub(crate) scope: HostScope,
+    pub(crate) passthrough: HostPatternSet,
     pub(crate) scopes: Scopes,
     pub(crate) scrub: bool,
     /// `None` once it is revoked.
@@ -71,6 +72,7 @@ impl SecretSet {
                 env,
                 placeholder,
                 scope,
+                passthrough,
                 scopes,
                 scrub,
                 value,
@@ -80,6 +82,7 @@ impl SecretSet {
                 env,
                 placeholder,
                 scope,
+                passthrough,
                 scopes,
                 scrub,
                 value: Some(Arc::new(SecretValue::new(id, value))),
@@ -126,7 +129,8 @@ impl SecretSet {
         secret.value.as_deref()
     }
 
-    /// What rewrites one request on an intercepted connection. `authority` is the one of this very request.
+    /// What rewrites one request on a connection that is inspected: intercepted TLS, or plaintext HTTP. `authority` is the
+    /// one of this very request.
     #[must_use]
     pub fn request(
         &self,
@@ -145,7 +149,8 @@ impl SecretSet {
         ResponseScrubber::new(Arc::clone(&self.0))
     }
 
-    /// What searches one direction of a connection that is not intercepted: every placeholder is a violation.
+    /// What searches one direction of a connection that is not inspected: every placeholder is a violation, since nobody
+    /// knows the host at the other end.
     #[must_use]
     pub fn plain(&self) -> StreamRewriter {
         StreamRewriter::new(

@@ -185,6 +185,10 @@ fn check_scopes(secret: &Secret) -> Result<(), Error> {
     let unserved = [
         (secret.injects_query(), "inject_query(true)"),
         (secret.injects_body(), "inject_body(true)"),
+        (
+            !secret.requires_tls_identity(),
+            "require_tls_identity(false)",
+        ),
     ];
     match unserved.into_iter().find(|(wanted, _)| *wanted) {
         Some((_, method)) => Err(Error::Secret(msb_secrets::Error::NotSupportedYet {

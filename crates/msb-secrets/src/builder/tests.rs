@@ -162,10 +162,49 @@ fn any_host_takes_effect_only_with_true() {
 }
 
 #[test]
-fn what_comes_later_is_refused_by_name() {
+fn tls_is_required_unless_it_is_said_otherwise() {
+    assert!(good().build().unwrap().requires_tls_identity());
+    let plaintext = good().require_tls_identity(false).build().unwrap();
+    assert!(!plaintext.requires_tls_identity() && plaintext.scope().allows_plaintext());
+}
+
+#[test]
+fn hosts_that_may_see_the_placeholder_are_checked_like_the_others() {
+    let secret = good()
+        .passthrough_host("LLM.test")
+        .passthrough_host_pattern("*.llm.test")
+        .build()
+        .unwrap();
+    for (host, expected) in [("llm.test", true), ("x.llm.test", true), ("a.test", false)] {
+        let host = host.parse().unwrap();
+        assert_eq!(secret.passthrough().matches(&host), expected, "{host}");
+        assert_eq!(secret.scope().allows(&host), !expected, "{host}");
+    }
+    refused(good().passthrough_host("*.llm.test"), "allow_host_pattern");
+    refused(good().passthrough_host_pattern("*"), "every host");
+    let none = SecretBuilder::new().env("KEY").value(CANARY);
+    refused(none.passthrough_host("a.test"), "allowed for no host");
+}
+
+#[test]
+fn the_last_word_about_the_placeholder_counts() {
+    let value = "ghp_0123456789abcdefghijAB";
+    let placeholder = |builder: SecretBuilder| {
+        let secret = builder.value(value).build().unwrap();
+        secret.placeholder().to_owned()
+    };
+    let alike = placeholder(good().placeholder("own").placeholder_like_value());
+    assert!(alike.starts_with("ghp_") && alike.len() == value.len() && alike != value);
+    let own = placeholder(good().placeholder_like_value().placeholder("own"));
+    assert_eq!(own, "own");
     refused(
-        good().require_tls_identity(false),
-        "require_tls_identity(false) is not supported yet",
+        good().value("short").placeholder_like_value(),
+        "\"KEY\": for placeholder_like_value its value is too short",
+    );
+    let long = "x".repeat(MAX_PLACEHOLDER_LEN + 1);
+    refused(
+        good().value(long).placeholder_like_value(),
+        "longer than 1024",
     );
 }
 

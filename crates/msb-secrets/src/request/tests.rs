@@ -389,6 +389,85 @@ fn every_gate_counts_per_request() {
     );
 }
 
+/// S7: a transcript that mentions the placeholder may go to the hosts named for that, and to no other.
+#[test]
+fn a_placeholder_passes_to_passthrough_hosts_as_it_is() {
+    let set = set([
+        secret("A", "a.test")
+            .passthrough_host("llm.test")
+            .passthrough_host("a.test"),
+        secret("B", "b.test"),
+    ]);
+    let mut passed = request(&set, "llm.test");
+    assert!(
+        passed
+            .header_value("x", b"$MSB_A JE1TQl9B")
+            .unwrap()
+            .is_none()
+    );
+    assert!(passed.rewrite_target("/%24MSB_A?$MSB_A").unwrap().is_none());
+    let mut body = passed.rewrite_body(BodyKind::Json);
+    let text = Bytes::from_static(b"{\"q\":\"$MSB_A\"}");
+    let sent: Vec<u8> = body.push(text.clone()).unwrap().flatten().collect();
+    assert_eq!(sent, text);
+    assert!(!passed.wrote_secret() && !body.wrote_secret());
+    assert_eq!(body.length_change(), crate::LengthChange::Never);
+    let notes = passed.take_notes().into_iter().chain(body.take_notes());
+    assert_eq!(
+        notes.map(|note| note.to_string()).collect::<Vec<_>>(),
+        [
+            "placeholder of secret A passed through in header x (raw)",
+            "placeholder of secret A passed through in header x (base64)",
+            "placeholder of secret A passed through in path (percent-encoded)",
+            "placeholder of secret A passed through in query (raw)",
+            "placeholder of secret A passed through in body (raw)",
+        ]
+    );
+    passed.header_value("x", b"$MSB_B").unwrap_err();
+    request(&set, "c.test")
+        .header_value("x", b"$MSB_A")
+        .unwrap_err();
+    set.plain()
+        .push(Bytes::from_static(b"$MSB_A "))
+        .unwrap_err();
+    // Where the value may go, it does.
+    check(&set, "x", "$MSB_A", Some("<>"));
+    let misdirected = set.request(&connection("llm.test"), &"c.test".parse().unwrap());
+    { misdirected }.header_value("x", b"$MSB_A").unwrap_err();
+    let live = crate::LiveSecrets::new(set);
+    live.revoke("A").unwrap();
+    let mut revoked = request(&live.load(), "llm.test");
+    revoked.header_value("x", b"$MSB_A").unwrap_err();
+}
+
+/// S6: the secret that says so goes into plaintext HTTP to its hosts.
+#[test]
+fn plaintext_requests_get_only_secrets_that_say_so() {
+    let set = set([
+        secret("A", "a.test").require_tls_identity(false),
+        secret("B", "a.test"),
+    ]);
+    let plaintext = |host: &str| {
+        let name: HostName = host.parse().unwrap();
+        let destination = Destination::DialledByName(name.clone());
+        let connection = InterceptedConnection::new(name, destination, UpstreamTrust::Plaintext);
+        set.request(&connection, &host.parse().unwrap())
+    };
+    let value = plaintext("a.test").header_value("x", b"$MSB_A").unwrap();
+    assert_eq!(value.unwrap().into_bytes(), VALUE);
+    let refused = plaintext("a.test")
+        .header_value("x", b"$MSB_B")
+        .unwrap_err();
+    assert_eq!(
+        refused.refusal().to_string(),
+        "the connection to a.test is plaintext, without TLS"
+    );
+    plaintext("b.test")
+        .header_value("x", b"$MSB_A")
+        .unwrap_err();
+    check(&set, "x", "$MSB_A $MSB_B", Some("<> <>"));
+}
+
 #[test]
 fn substitutions_are_noted_once_and_bounded() {
     let set = usual();
