@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use msb_ca::SandboxCa;
+use msb_name::Host;
 use msb_policy::{BypassList, PinTable};
 use msb_secrets::{SecretSet, ViolationAction};
 
@@ -102,4 +103,51 @@ impl<G, U> fmt::Debug for Connection<G, U> {
             .field("destination", &self.destination)
             .finish_non_exhaustive()
     }
+}
+
+/// One connection of a client to a server that the host itself dials.
+pub struct Client<G> {
+    /// The client's byte stream.
+    pub guest: G,
+    /// Resets the client's side.
+    pub reset: Arc<dyn Reset>,
+    /// The address the client connected to.
+    pub destination: SocketAddr,
+}
+
+impl<G> fmt::Debug for Client<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("destination", &self.destination)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A server that the host itself dialled.
+pub struct Dialled<U> {
+    /// The connected byte stream to the server; nothing has been sent on it.
+    pub upstream: U,
+    /// Where it leads.
+    pub address: SocketAddr,
+    /// What was dialled: a name that the host resolved, or an address, which never gets a secret.
+    pub host: Host,
+}
+
+impl<U> fmt::Debug for Dialled<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialled")
+            .field("address", &self.address)
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the host did not dial a server, in one line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DialError {
+    /// It cannot be reached; the client is answered 502, and an event tells of it.
+    Failed(String),
+    /// It may not be reached; the client is answered 403, and who decided it tells of it.
+    Denied(String),
 }

@@ -134,6 +134,15 @@ pub enum HelloFailure {
     Closed,
     /// It is malformed, in one line.
     Malformed(String),
+    /// It names no server, and the server was to be found by its name.
+    NoServerName,
+    /// It names another server than the one that was asked for and dialled.
+    OtherServerName {
+        /// The name in it.
+        named: HostName,
+        /// What was dialled.
+        dialled: HostName,
+    },
 }
 
 impl fmt::Display for HelloFailure {
@@ -144,6 +153,13 @@ impl fmt::Display for HelloFailure {
             Self::TimedOut => f.write_str("the ClientHello did not come in time"),
             Self::Closed => f.write_str("the connection ended before a ClientHello"),
             Self::Malformed(reason) => write!(f, "malformed ClientHello: {reason}"),
+            Self::NoServerName => f.write_str("the ClientHello names no server"),
+            Self::OtherServerName { named, dialled } => {
+                write!(
+                    f,
+                    "the ClientHello names {named}, but {dialled} was asked for"
+                )
+            }
         }
     }
 }

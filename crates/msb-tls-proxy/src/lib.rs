@@ -27,7 +27,7 @@ mod io;
 mod session;
 mod upstream;
 
-pub use config::{Config, Connection, Limits, Reset};
+pub use config::{Client, Config, Connection, DialError, Dialled, Limits, Reset};
 pub use error::Error;
 pub use event::{Event, EventSink, HelloFailure};
 pub use io::plain::relay_plain;

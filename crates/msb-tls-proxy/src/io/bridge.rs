@@ -117,13 +117,13 @@ where
     let _ = tokio::time::timeout(FAREWELL, upstream).await;
 }
 
-/// Answers every request with 502 and `reason`, for a server that cannot be reached or verified.
-pub(crate) async fn serve_failure<G>(guest: G, reason: &str, limits: &Limits)
+/// Answers every request with `status` and `reason`, for a server that cannot be reached or verified.
+pub(crate) async fn serve_failure<G>(guest: G, status: StatusCode, reason: &str, limits: &Limits)
 where
     G: AsyncRead + AsyncWrite + Send + Unpin,
 {
     let service = service_fn(async |_: Request<Incoming>| {
-        Ok::<_, Infallible>(answer(StatusCode::BAD_GATEWAY, reason.to_owned()))
+        Ok::<_, Infallible>(answer(status, reason.to_owned()))
     });
     let guest = Checked::new(guest, limits.head_len, |_: &str| {});
     // The guest has been told, or is gone.

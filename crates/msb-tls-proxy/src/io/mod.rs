@@ -2,6 +2,7 @@
 
 pub(crate) mod body;
 pub(crate) mod bridge;
+pub(crate) mod dial;
 pub(crate) mod expect;
 pub(crate) mod guest;
 pub(crate) mod plain;

@@ -10,8 +10,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use http::StatusCode;
 use msb_ca::SandboxCa;
-use msb_name::Host;
+use msb_name::{Host, HostName};
 use msb_policy::{BypassList, Destination, InterceptedConnection, PinTable, UpstreamTrust};
 use msb_secrets::{SecretSet, ViolationAction};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -28,7 +29,10 @@ use super::stream::Prefixed;
 use crate::event::one_line;
 use crate::session::hello::Hello;
 use crate::upstream::{HTTP_1_1, describe_failure, server_name};
-use crate::{Config, Connection, Error, Event, EventSink, HelloFailure, Limits, UpstreamTls};
+use crate::{
+    Client, Config, Connection, DialError, Dialled, Error, Event, EventSink, HelloFailure, Limits,
+    UpstreamTls,
+};
 
 /// Hyper's buffers do not get smaller than this.
 const LEAST_HEAD_LEN: usize = 8 * 1024;
@@ -39,13 +43,13 @@ const LEAST_HEAD_LEN: usize = 8 * 1024;
 #[derive(Clone)]
 pub struct TlsProxy(Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     guest_tls: GuestTls,
     upstream_tls: UpstreamTls,
-    bypass: BypassList,
+    pub(super) bypass: BypassList,
     secrets: RwLock<SecretSet>,
     on_violation: ViolationAction,
-    events: EventSink,
+    pub(super) events: EventSink,
     limits: Limits,
 }
 
@@ -106,10 +110,32 @@ impl TlsProxy {
         U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let reset = Arc::clone(&connection.reset);
-        let served = CatchPanic(Box::pin(Arc::clone(&self.0).serve(connection)));
-        if served.await.is_err() {
-            reset.reset();
-        }
+        guarded(reset, Arc::clone(&self.0).serve(connection)).await;
+    }
+
+    /// Serves one connection to its end as [`serve`](Self::serve) does, to a server that the host
+    /// itself dials: `dial` gets the name in the ClientHello, if there is one.
+    ///
+    /// What was dialled must be what the guest names; else the connection ends with the alert
+    /// `unrecognized_name` before anything is sent to the server.
+    pub async fn serve_dialling<G, U, D>(
+        &self,
+        client: Client<G>,
+        dial: impl FnOnce(Option<HostName>) -> D + Send,
+    ) where
+        G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        D: Future<Output = Result<Dialled<U>, DialError>> + Send,
+    {
+        let reset = Arc::clone(&client.reset);
+        guarded(reset, Arc::clone(&self.0).serve_dialling(client, dial)).await;
+    }
+}
+
+/// Serves a connection; a panic ends it with a reset.
+async fn guarded(reset: Arc<dyn crate::Reset>, serve: impl Future<Output = ()>) {
+    if CatchPanic(Box::pin(serve)).await.is_err() {
+        reset.reset();
     }
 }
 
@@ -129,7 +155,8 @@ impl Inner {
         G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Some(hello) = self.hello(&mut connection).await else {
+        let (guest, reset) = (&mut connection.guest, &*connection.reset);
+        let Some(hello) = self.hello(guest, reset, connection.destination).await else {
             return;
         };
         let host = host(&hello, &connection.pins, connection.destination);
@@ -142,15 +169,34 @@ impl Inner {
             });
             return splice(connection, hello.raw).await;
         }
-        self.intercept(connection, hello, host).await;
+        let Connection {
+            guest,
+            reset,
+            upstream,
+            destination,
+            pins,
+        } = connection;
+        let evidence = destination_of(&host, destination, &pins);
+        let opened = Opened {
+            guest,
+            reset,
+            hello,
+            host,
+            destination,
+        };
+        self.intercept(opened, Ok((upstream, evidence))).await;
     }
 
     /// The ClientHello, or `None` after the guest was turned away.
-    async fn hello<G, U>(&self, connection: &mut Connection<G, U>) -> Option<Hello>
+    pub(super) async fn hello<G>(
+        &self,
+        guest: &mut G,
+        reset: &dyn crate::Reset,
+        destination: SocketAddr,
+    ) -> Option<Hello>
     where
         G: AsyncRead + AsyncWrite + Unpin,
     {
-        let guest = &mut connection.guest;
         let read = timeout(
             self.limits.hello_timeout,
             read_hello(guest, self.limits.hello_len),
@@ -162,40 +208,52 @@ impl Inner {
             Err(_) => (HelloFailure::TimedOut, None),
         };
         match alert {
-            Some(alert) => {
-                // A guest that does not take the alert has ended the connection by itself.
-                let _ = timeout(self.limits.handshake_timeout, async {
-                    guest.write_all(&alert).await?;
-                    guest.shutdown().await
-                })
-                .await;
-            }
-            None => connection.reset.reset(),
+            Some(alert) => self.send_alert(guest, &alert).await,
+            None => reset.reset(),
         }
         (self.events)(Event::HelloFailed {
-            destination: connection.destination,
+            destination,
             failure,
         });
         None
     }
 
-    async fn intercept<G, U>(
+    /// Ends the guest's side with an alert.
+    pub(super) async fn send_alert<G>(&self, guest: &mut G, alert: &[u8])
+    where
+        G: AsyncWrite + Unpin,
+    {
+        // A guest that does not take the alert has ended the connection by itself.
+        let _ = timeout(self.limits.handshake_timeout, async {
+            guest.write_all(alert).await?;
+            guest.shutdown().await
+        })
+        .await;
+    }
+
+    /// Bridges the guest to `upstream`, or tells it why there is none.
+    pub(super) async fn intercept<G, U>(
         self: Arc<Self>,
-        connection: Connection<G, U>,
-        hello: Hello,
-        host: Host,
+        opened: Opened<G>,
+        upstream: Result<(U, Destination), DialError>,
     ) where
         G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Connection {
+        let Opened {
             guest,
             reset,
-            upstream,
+            hello,
+            host,
             destination,
-            pins,
-        } = connection;
-        let connected = self.connect(upstream, &host, &hello.alpn).await;
+        } = opened;
+        let (connected, evidence) = match upstream {
+            Ok((upstream, evidence)) => {
+                let connected = self.connect(upstream, &host, &hello.alpn).await;
+                (connected, evidence)
+            }
+            Err(error) => (Err(error.into()), Destination::Unpinned(destination.ip())),
+        };
         if let Err(Unreached::Failed(reason)) = &connected {
             (self.events)(Event::UpstreamFailed {
                 host: host.clone(),
@@ -214,7 +272,10 @@ impl Inner {
         let (upstream, trust) = match connected {
             Ok(connected) => connected,
             Err(Unreached::Failed(reason)) => {
-                return serve_failure(guest, &reason, &self.limits).await;
+                return serve_failure(guest, StatusCode::BAD_GATEWAY, &reason, &self.limits).await;
+            }
+            Err(Unreached::Denied(reason)) => {
+                return serve_failure(guest, StatusCode::FORBIDDEN, &reason, &self.limits).await;
             }
             Err(Unreached::NothingInCommon) => return,
         };
@@ -222,8 +283,7 @@ impl Inner {
             host: host.clone(),
             destination,
         });
-        let destination = destination_of(&host, destination, &pins);
-        let connection = InterceptedConnection::new(host, destination, trust);
+        let connection = InterceptedConnection::new(host, evidence, trust);
         let stop = Arc::new(Stop::default());
         let broken = Arc::default();
         let session = self.session(connection, Arc::clone(&stop), Arc::clone(&broken));
@@ -331,13 +391,35 @@ impl Inner {
     }
 }
 
+/// A guest whose ClientHello was read.
+pub(super) struct Opened<G> {
+    pub(super) guest: G,
+    pub(super) reset: Arc<dyn crate::Reset>,
+    pub(super) hello: Hello,
+    /// What the guest asks for.
+    pub(super) host: Host,
+    /// Where the connection goes.
+    pub(super) destination: SocketAddr,
+}
+
 /// Why there is no TLS connection to the server.
 enum Unreached {
     /// In one line.
     Failed(String),
+    /// Who dialled may not reach it, in one line.
+    Denied(String),
     /// The guest offers only protocols that are not carried; its own handshake will say so with
     /// the alert no_application_protocol.
     NothingInCommon,
+}
+
+impl From<DialError> for Unreached {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Failed(reason) => Self::Failed(one_line(&reason)),
+            DialError::Denied(reason) => Self::Denied(one_line(&reason)),
+        }
+    }
 }
 
 /// The name in the ClientHello; else the one name that the sandbox's DNS gave the address for;

@@ -1,0 +1,142 @@
+//! Connections to servers that the host itself dials, by the name the client asks for.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use msb_name::{Host, HostName};
+use msb_policy::Destination;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::plain::splice;
+use super::proxy::{Inner, Opened};
+use crate::event::one_line;
+use crate::{Client, Connection, DialError, Dialled, Event, HelloFailure};
+
+/// The fatal alert unrecognized_name in a record of its own, as it is before any keys are agreed on
+/// (RFC 8446 section 6, RFC 6066 section 3).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+impl Inner {
+    pub(super) async fn serve_dialling<G, U, D>(
+        self: Arc<Self>,
+        client: Client<G>,
+        dial: impl FnOnce(Option<HostName>) -> D,
+    ) where
+        G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        D: Future<Output = Result<Dialled<U>, DialError>>,
+    {
+        let Client {
+            mut guest,
+            reset,
+            destination,
+        } = client;
+        let Some(hello) = self.hello(&mut guest, &*reset, destination).await else {
+            return;
+        };
+        let named = hello.server_name.clone();
+        let dialled = dial(named.clone()).await;
+        let (host, destination) = match (&dialled, named) {
+            (Ok(dialled), named) => match agree(&dialled.host, named) {
+                Ok(host) => (host, dialled.address),
+                Err(failure) => {
+                    self.send_alert(&mut guest, &UNRECOGNIZED_NAME).await;
+                    return (self.events)(Event::HelloFailed {
+                        destination: dialled.address,
+                        failure,
+                    });
+                }
+            },
+            (Err(_), Some(name)) => (Host::Name(name), destination),
+            (Err(_), None) => {
+                self.send_alert(&mut guest, &UNRECOGNIZED_NAME).await;
+                return (self.events)(Event::HelloFailed {
+                    destination,
+                    failure: HelloFailure::NoServerName,
+                });
+            }
+        };
+        let bypassed = host.name().filter(|name| self.bypass.covers(name)).cloned();
+        let opened = Opened {
+            guest,
+            reset,
+            hello,
+            host,
+            destination,
+        };
+        match bypassed {
+            Some(name) => self.splice_dialled(opened, name, dialled).await,
+            None => {
+                let upstream = dialled.map(|dialled| {
+                    let evidence = evidence(&dialled);
+                    (dialled.upstream, evidence)
+                });
+                self.intercept(opened, upstream).await;
+            }
+        }
+    }
+
+    async fn splice_dialled<G, U>(
+        &self,
+        opened: Opened<G>,
+        host: HostName,
+        dialled: Result<Dialled<U>, DialError>,
+    ) where
+        G: AsyncRead + AsyncWrite + Unpin,
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Opened {
+            guest,
+            reset,
+            hello,
+            destination,
+            ..
+        } = opened;
+        match dialled {
+            Ok(Dialled { upstream, .. }) => {
+                (self.events)(Event::Bypassed { host, destination });
+                let connection = Connection {
+                    guest,
+                    reset,
+                    upstream,
+                    destination,
+                    pins: Arc::default(),
+                };
+                splice(connection, hello.raw).await;
+            }
+            // Its client wants to talk to the server itself; there is no protocol to tell it more in.
+            Err(error) => {
+                if let DialError::Failed(reason) = error {
+                    (self.events)(Event::UpstreamFailed {
+                        host: Host::Name(host),
+                        destination,
+                        reason: one_line(&reason),
+                    });
+                }
+                reset.reset();
+            }
+        }
+    }
+}
+
+/// The host that a connection is for: the client's hello must not name another than was dialled.
+fn agree(dialled: &Host, named: Option<HostName>) -> Result<Host, HelloFailure> {
+    match (dialled, named) {
+        (Host::Name(dialled), Some(named)) if *dialled != named => {
+            Err(HelloFailure::OtherServerName {
+                named,
+                dialled: dialled.clone(),
+            })
+        }
+        (Host::Ip(_), Some(named)) => Ok(Host::Name(named)),
+        (dialled, _) => Ok(dialled.clone()),
+    }
+}
+
+/// A name that came from the client together with an address is not one that the host resolved.
+fn evidence<U>(dialled: &Dialled<U>) -> Destination {
+    match &dialled.host {
+        Host::Name(name) => Destination::DialledByName(name.clone()),
+        Host::Ip(_) => Destination::Unpinned(dialled.address.ip()),
+    }
+}
