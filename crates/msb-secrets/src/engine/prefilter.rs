@@ -9,9 +9,6 @@ use super::base64::{Aligned, characters};
 use super::escape::short_escape;
 use super::sampler::{Cursor, Sampler};
 
-/// The longest literal: `\u0024`.
-const LONGEST_LITERAL: usize = 6;
-
 /// Above this the packed searcher's buckets fill up and verification eats its gain.
 const MOST_PACKED: usize = 64;
 
@@ -20,7 +17,10 @@ const MOST_PACKED: usize = 64;
 pub(crate) enum Prefilter {
     Nothing,
     /// Few needles, or many with the same beginning.
-    Packed(Searcher),
+    Packed {
+        searcher: Searcher,
+        longest_literal: usize,
+    },
     Sampled(Box<Sampler>),
 }
 
@@ -41,16 +41,16 @@ impl Prefilter {
         } else {
             packed(needles.clone(), aligned.clone())
         };
-        packed.map_or_else(
-            || Self::Sampled(Box::new(Sampler::new(needles, aligned))),
-            Self::Packed,
-        )
+        packed.unwrap_or_else(|| Self::Sampled(Box::new(Sampler::new(needles, aligned))))
     }
 
     /// How many bytes of a match have to be there for it to be seen.
     pub(crate) fn reach(&self) -> usize {
         match self {
-            Self::Nothing | Self::Packed(_) => LONGEST_LITERAL,
+            Self::Nothing => 1,
+            Self::Packed {
+                longest_literal, ..
+            } => *longest_literal,
             Self::Sampled(sampler) => sampler.reach(),
         }
     }
@@ -59,7 +59,7 @@ impl Prefilter {
     pub(crate) fn find(&self, data: &[u8], from: usize, cursor: &mut Cursor) -> Option<usize> {
         match self {
             Self::Nothing => None,
-            Self::Packed(searcher) => searcher
+            Self::Packed { searcher, .. } => searcher
                 .find_in(data, (from..data.len()).into())
                 .map(|found| found.start()),
             Self::Sampled(sampler) => sampler.find(data, from, cursor),
@@ -70,7 +70,7 @@ impl Prefilter {
 fn packed<'a>(
     needles: impl Iterator<Item = &'a [u8]>,
     aligned: impl Iterator<Item = &'a Aligned>,
-) -> Option<Searcher> {
+) -> Option<Prefilter> {
     let mut literals = BTreeSet::new();
     for needle in needles {
         add_escaped(needle, &mut literals);
@@ -82,7 +82,10 @@ fn packed<'a>(
     if literals.len() > MOST_PACKED {
         return None;
     }
-    packed::Config::new().builder().extend(&literals).build()
+    Some(Prefilter::Packed {
+        searcher: packed::Config::new().builder().extend(&literals).build()?,
+        longest_literal: literals.iter().map(Vec::len).max()?,
+    })
 }
 
 /// Prefixes of the ways to write a needle with `escape`: as long as its first three bytes are literal those, else up to

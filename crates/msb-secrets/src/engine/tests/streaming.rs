@@ -93,6 +93,58 @@ proptest! {
     }
 }
 
+/// The ways to write one byte; those that are longest show latest where they are cut.
+fn escapes(byte: u8) -> [String; 6] {
+    let (high, low) = (byte >> 4, byte & 15);
+    [
+        format!("%{byte:02X}"),
+        format!("%25{byte:02x}"),
+        format!("%%3{high}{low:x}"),
+        format!(
+            "%{high}%{:02x}",
+            char::from_digit(low.into(), 16).map_or(0, u32::from)
+        ),
+        format!("%25%3{high}{low:X}"),
+        format!("\\u{byte:04x}"),
+    ]
+}
+
+/// Whatever an escape's place in the needle and wherever it is cut, and whichever way the engine looks for it.
+#[test]
+fn every_cut_of_every_escape_gives_one_output() {
+    let many: Vec<String> = (0..20u8)
+        .map(|i| format!("{}{i}-needle", char::from(b'g' + i)))
+        .collect();
+    let sets = [
+        vec!["$MSB_KEY"],
+        vec!["$MSB_KEY", "x", "$MSB_KEY2"],
+        vec!["K9"],
+        ["$MSB_KEY"]
+            .into_iter()
+            .chain(many.iter().map(String::as_str))
+            .collect(),
+    ];
+    for needles in sets {
+        let engine = engine(&needles);
+        for (i, byte) in needles[0].bytes().enumerate() {
+            for escape in escapes(byte) {
+                let (before, after) = (&needles[0][..i], &needles[0][i + 1..]);
+                let input = Bytes::from(format!("..{before}{escape}{after}.."));
+                assert_eq!(
+                    at_once(&engine, &input),
+                    b"..<0>..",
+                    "{needles:?} in {input:?}"
+                );
+                for at in 0..=input.len() {
+                    let chunks = [input.slice(..at), input.slice(at..)];
+                    let output = streamed(&engine, chunks).0.concat();
+                    assert_eq!(output, b"..<0>..", "{needles:?} in {input:?} cut at {at}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn every_cut_of_every_form_gives_one_output() {
     let engine = engine(&["$MSB_KEY", "$MSB_KEY-LONG"]);
