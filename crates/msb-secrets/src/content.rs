@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use crate::Form;
+use crate::engine::Found;
 
 /// What a body is made of, as its `Content-Type` says. Decides how values are escaped in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,12 +77,17 @@ pub(crate) enum Style {
 }
 
 impl Style {
-    /// Whether a placeholder written in this form stands for the value where this style is used.
-    pub(crate) fn reads(self, form: Form) -> bool {
-        match self {
-            // In JSON the backslash of `\\u0024` may itself be escaped, which needs the whole string to be told.
-            Self::Raw | Self::Json => form == Form::Raw,
-            Self::Percent => matches!(form, Form::Raw | Form::Percent),
+    /// Whether what was found stands for `placeholder` to a reader of this style.
+    pub(crate) fn reads(self, found: &Found, placeholder: &str) -> bool {
+        match (self, found.form) {
+            (Self::Json, Form::Json) => !found.escaped,
+            // Written as it is, what JSON would escape is something else to its readers.
+            (Self::Json, Form::Raw) => {
+                let plain = |byte| self.written_len(byte) == 1;
+                !found.escaped && placeholder.bytes().all(plain)
+            }
+            (Self::Raw | Self::Percent, Form::Raw) | (Self::Percent, Form::Percent) => true,
+            _ => false,
         }
     }
 

@@ -37,7 +37,7 @@
 //!
 //! # What is replaced
 //! Raw placeholders in header values and inside Basic credentials; raw and percent-encoded ones in queries; in bodies raw
-//! ones, and percent-encoded ones in forms. What goes in is escaped for its place.
+//! ones, with JSON escapes in JSON, and percent-encoded ones in forms. What goes in is escaped for its place.
 //!
 //! # What comes back
 //! Values in responses are looked for in the same forms, inside words too, and replaced by their placeholders in text, or

@@ -87,7 +87,7 @@ impl RequestRewriter {
     /// What rewrites the body of this request, decoded of any content coding.
     ///
     /// Placeholders of secrets that are injected in bodies are replaced by the value, escaped for the kind: where they
-    /// stand raw, and percent-encoded in forms.
+    /// stand raw, with escapes in JSON, and percent-encoded in forms.
     #[must_use]
     pub fn rewrite_body(&self, kind: BodyKind) -> StreamRewriter {
         StreamRewriter::new(self.judge.another(), Location::Body, Some(kind.style()))
@@ -170,7 +170,10 @@ impl RequestRewriter {
                 &found,
                 place.reported.unwrap_or(found.form),
                 || (place.location)(found.start),
-                |secret| place.style.reads(found.form) && (place.injects)(secret, found.start),
+                |secret| {
+                    place.style.reads(&found, &secret.placeholder)
+                        && (place.injects)(secret, found.start)
+                },
             )?;
             let written = grant.map(|grant| place.style.write(set.value(&grant)));
             edits.extend(written.map(|written| (found.start, found.end, written)));

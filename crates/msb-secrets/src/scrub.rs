@@ -229,9 +229,14 @@ impl Work {
             (Form::Json, _) | (_, BodyKind::Json) => Style::Json,
             _ => Style::Raw,
         };
-        style
-            .write(self.secret(found).placeholder.as_bytes())
-            .to_vec()
+        let placeholder = style.write(self.secret(found).placeholder.as_bytes());
+        // The backslash before it has gone out and would escape the placeholder's first character: it gets another.
+        let backslash: &[u8] = if found.escaped && style == Style::Json {
+            b"\\"
+        } else {
+            b""
+        };
+        [backslash, &placeholder].concat()
     }
 
     fn note(&mut self, found: &Found, location: Location) {

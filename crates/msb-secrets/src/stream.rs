@@ -105,8 +105,10 @@ impl StreamRewriter {
             {
                 return Ok(known);
             }
-            let injects =
-                |secret: &Entry| secret.scopes.body && style.is_some_and(|s| s.reads(found.form));
+            let injects = |secret: &Entry| {
+                secret.scopes.body
+                    && style.is_some_and(|style| style.reads(found, &secret.placeholder))
+            };
             let grant = docket.judge(set, found, found.form, || location.clone(), injects)?;
             let written = grant
                 .zip(*style)
@@ -124,20 +126,27 @@ impl StreamRewriter {
     }
 }
 
-/// What was decided, which stays the same for the whole stream unless the secret is revoked: by needle and form, the replacement if there is one.
+/// What was decided, which stays the same for the whole stream unless the secret is revoked: by needle, form and whether
+/// it is escaped, the replacement if there is one.
 #[derive(Default)]
-struct Answers(Vec<(usize, Form, Option<Bytes>)>);
+struct Answers(Vec<(Written, Option<Bytes>)>);
+
+type Written = (usize, Form, bool);
+
+fn written(found: &Found) -> Written {
+    (found.needle, found.form, found.escaped)
+}
 
 impl Answers {
     fn get(&self, found: &Found) -> Option<Option<Bytes>> {
         let mut known = self.0.iter();
         known
-            .find(|(needle, form, _)| (*needle, *form) == (found.needle, found.form))
-            .map(|(_, _, replacement)| replacement.clone())
+            .find(|(known, _)| *known == written(found))
+            .map(|(_, replacement)| replacement.clone())
     }
 
     fn put(&mut self, found: &Found, replacement: Option<Bytes>) -> Option<Bytes> {
-        self.0.push((found.needle, found.form, replacement.clone()));
+        self.0.push((written(found), replacement.clone()));
         replacement
     }
 }

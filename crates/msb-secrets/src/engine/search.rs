@@ -20,6 +20,9 @@ pub(crate) struct Found {
     pub(crate) form: Form,
     pub(crate) start: usize,
     pub(crate) end: usize,
+    /// Whether an odd number of backslashes stands right before it, so that JSON reads its first character as part of an
+    /// escape. Told by [`Stream`](super::Stream) only.
+    pub(crate) escaped: bool,
 }
 
 /// What a search came to.
@@ -166,6 +169,7 @@ impl Engine {
                 form,
                 start: at,
                 end,
+                escaped: false,
             })
         })
     }

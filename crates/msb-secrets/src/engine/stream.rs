@@ -24,6 +24,8 @@ pub(crate) struct Stream {
     held_len: usize,
     /// The last bytes before `held`, at most [`BEHIND`].
     behind: SmallVec<[u8; 2 * BEHIND]>,
+    /// Whether the bytes before `held` end with an odd number of backslashes.
+    escaped: bool,
     /// `held` and the beginning of the next chunk in one piece; kept for its capacity.
     seam: Vec<u8>,
 }
@@ -92,7 +94,10 @@ impl Stream {
                 }
                 Some((at, Step::Is(found))) => {
                     self.release(at, out);
-                    let replacement = judge(&found)?;
+                    let replacement = judge(&Found {
+                        escaped: self.escaped,
+                        ..found
+                    })?;
                     let mut matched = Pieces::new();
                     let from_held = (found.end - at).min(self.held_len);
                     let from_chunk = found.end - at - from_held;
@@ -128,9 +133,12 @@ impl Stream {
             last: false,
         };
         let (mut put_out, mut from, mut cursor) = (0, 0, Cursor::default());
+        let mut escaped = self.escaped;
         let decided = loop {
             match engine.find(&hay, from, &mut cursor) {
-                Search::Found(found) => {
+                Search::Found(mut found) => {
+                    found.escaped = escapes_next(escaped, &chunk[from..found.start]);
+                    escaped = escapes_next(found.escaped, &chunk[found.start..found.end]);
                     if let Some(replacement) = judge(&found)? {
                         push_piece(out, chunk.slice(put_out..found.start));
                         out.push(replacement);
@@ -190,10 +198,27 @@ impl Stream {
     }
 
     fn remember(&mut self, passed: &[u8]) {
+        self.escaped = escapes_next(self.escaped, passed);
         self.behind
             .extend_from_slice(&passed[passed.len().saturating_sub(BEHIND)..]);
         let surplus = self.behind.len().saturating_sub(BEHIND);
         self.behind.drain(..surplus);
+    }
+}
+
+/// Whether an odd number of backslashes stands before what follows `passed`; `before` is the answer for what `passed`
+/// follows.
+fn escapes_next(before: bool, passed: &[u8]) -> bool {
+    let backslashes = passed
+        .iter()
+        .rev()
+        .take_while(|byte| **byte == b'\\')
+        .count();
+    let odd = !backslashes.is_multiple_of(2);
+    if backslashes == passed.len() {
+        before != odd
+    } else {
+        odd
     }
 }
 

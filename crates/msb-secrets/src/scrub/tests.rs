@@ -67,6 +67,29 @@ fn values_become_placeholders_in_text_in_every_form() {
     }
 }
 
+/// The backslash before a value may have gone out already; what stands behind it stays one JSON string.
+#[test]
+fn json_stays_json_where_a_backslash_stands_before_a_value() {
+    let set = set([secret("A", "nsecret-value")]);
+    for (text, read) in [
+        (r#""\nsecret-value""#, r"\$MSB_A"),
+        (r#""\\nsecret-value""#, r"\$MSB_A"),
+        (r#""\\\nsecret-value""#, r"\\$MSB_A"),
+        (r#""\\u006esecret-value""#, r"\$MSB_A"),
+        (r#""\u006esecret-value""#, "$MSB_A"),
+        (r#""nsecret-value\nsecret-value""#, r"$MSB_A\$MSB_A"),
+    ] {
+        for at in 0..text.len() {
+            let chunks = [&text[..at], &text[at..]].map(|part| Bytes::from(part.to_owned()));
+            let output = scrubbed(&set, BodyKind::Json, chunks);
+            let output = serde_json::from_slice::<String>(&output);
+            assert_eq!(output.unwrap(), read, "{text} cut at {at}");
+        }
+    }
+    check(&set, BodyKind::Text, r"C:\nsecret-value", r"C:\$MSB_A");
+    check(&set, BodyKind::Text, r"\\u006esecret-value", r"\\$MSB_A");
+}
+
 #[test]
 fn elsewhere_values_are_covered_without_a_change_of_length() {
     let set = set([secret("A", "sk-123456")]);

@@ -104,13 +104,52 @@ fn values_are_escaped_for_their_body() {
     }
 }
 
+/// Attack 17: escapes are read as JSON reads them, so that an escaped backslash begins none.
+#[test]
+fn escaped_placeholders_are_replaced_where_json_reads_them() {
+    const WRITTEN: &str = r#"s3\"c\\r&=t %é+"#;
+    for left in [
+        r#"["\\u0024MSB_A"]"#,
+        r#"["\\\\\\u0024MSB_A"]"#,
+        r#"["\n\\u0024MSB_A"]"#,
+    ] {
+        check(BodyKind::Json, left, left);
+    }
+    for (before, token) in [
+        ("", r"\u0024MSB_A"),
+        ("", r"\u0024\u004d\u0053B_A"),
+        ("", r"$MSB\u005fA"),
+        (r"\\", r"\u0024MSB_A"),
+        (r"\\\\", "$MSB_A"),
+        (r"\\\n\\", r"\u0024MSB_A"),
+        (r"\u005c", r"\u0024MSB_A"),
+    ] {
+        let text = format!(r#"["{before}{token}"]"#);
+        let expected = format!(r#"["{before}{WRITTEN}"]"#);
+        for at in 0..text.len() {
+            let (first, second) = text.split_at(at);
+            let chunks = [first, second].map(|part| Bytes::copy_from_slice(part.as_bytes()));
+            let output = streamed(request(&usual()).rewrite_body(BodyKind::Json), chunks).unwrap();
+            assert_eq!(
+                String::from_utf8(output).unwrap(),
+                expected,
+                "{text} cut at {at}"
+            );
+        }
+    }
+    let brackets = set([secret("A", "v").placeholder(r"{\t}")]);
+    for (text, expected) in [(r"{\t}", r"{\t}"), (r"{\\t}", "v"), (r"{\u005ct}", "v")] {
+        let output = rewritten(&brackets, BodyKind::Json, text);
+        assert_eq!(output.as_deref(), Ok(expected), "{text}");
+    }
+}
+
 #[test]
 fn forms_that_a_body_does_not_read_are_left_and_noted() {
     for (kind, text) in [
         (BodyKind::Text, "%24MSB_A"),
         (BodyKind::Text, r"\u0024MSB_A"),
         (BodyKind::Json, "%24MSB_A"),
-        (BodyKind::Json, r"\u0024MSB_A"),
         (BodyKind::Json, r"\\u0024MSB_A"),
         (BodyKind::Form, r"\u0024MSB_A"),
         (BodyKind::Form, "%2524MSB_A"),
@@ -287,6 +326,25 @@ proptest! {
         let output: serde_json::Value = serde_json::from_slice(&output).unwrap();
         // In JSON text an escape before the token or behind it is a character of its own.
         prop_assert_eq!(output, serde_json::json!({ "a": [replaced(&text), 1], "b": VALUE }));
+    }
+
+    /// Any character of the text may be written with an escape, which no reader sees.
+    #[test]
+    fn json_escapes_do_not_matter(text in text(), escaped: u64, cuts in cuts()) {
+        let mut json = String::new();
+        let mut before_token = false;
+        for (i, unit) in text.encode_utf16().enumerate() {
+            let plain = char::from_u32(unit.into()).filter(|c| !c.is_control() && !"\"\\".contains(*c));
+            match plain {
+                // An escaped letter behind a raw token is not taken for the token's own.
+                Some(c) if escaped >> (i % 64) & 1 == 0 || before_token => json.push(c),
+                _ => json.push_str(&format!("\\u{unit:04x}")),
+            }
+            before_token = plain.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
+        }
+        let output = streamed(request(&usual()).rewrite_body(BodyKind::Json), cut(format!("\"{json}\"").as_bytes(), &cuts)).unwrap();
+        let output: String = serde_json::from_slice(&output).unwrap();
+        prop_assert_eq!(output, replaced(&text));
     }
 
     #[test]
