@@ -4,13 +4,14 @@ use msb_name::{HostName, HostPattern};
 
 use crate::Error;
 
-/// Single labels that nobody can register below in the public DNS: RFC 2606, 6761, 6762 (appendix G), 7686, 9476, the
+/// Domains that nobody can register below in the public DNS: RFC 2606, 6761, 6762 (appendix G), 7686, 9476, the
 /// ICANN-reserved `internal`, and what home routers use.
-const PRIVATE_SUFFIXES: [&str; 16] = [
+const PRIVATE_SUFFIXES: [&str; 17] = [
     "alt",
     "corp",
     "example",
     "home",
+    "home.arpa",
     "internal",
     "intranet",
     "invalid",
@@ -24,6 +25,25 @@ const PRIVATE_SUFFIXES: [&str; 16] = [
     "test",
     "workgroup",
 ];
+
+/// Whether strangers can register names right below `domain`: the Public Suffix List's ICANN section, which has `com` and
+/// `co.uk`, and every single label it does not know.
+///
+/// The list's other section counts as registered: its companies hand names to strangers too (`github.io`), but also keep
+/// their own there (`googleapis.com`).
+fn is_public_suffix(domain: &HostName) -> bool {
+    let name = domain.as_str();
+    if PRIVATE_SUFFIXES.contains(&name) {
+        return false;
+    }
+    let is_suffix = |name: &str| {
+        psl::suffix(name.as_bytes()).is_some_and(|suffix| {
+            suffix.as_bytes() == name.as_bytes() && suffix.typ() != Some(psl::Type::Private)
+        })
+    };
+    // The list's own wildcards name a domain by what is below it: `*.kawasaki.jp`.
+    is_suffix(name) || is_suffix(&format!("any.{name}"))
+}
 
 /// `allow_host`: one exact name.
 pub(crate) fn exact(env: &str, text: &str) -> Result<HostPattern, Error> {
@@ -54,8 +74,7 @@ pub(crate) fn pattern(env: &str, text: &str) -> Result<HostPattern, Error> {
         source,
     })?;
     if let HostPattern::Suffix(domain) = &pattern
-        && domain.labels().count() == 1
-        && !PRIVATE_SUFFIXES.contains(&domain.as_str())
+        && is_public_suffix(domain)
     {
         return Err(Error::PublicSuffix {
             env: env.to_owned(),
@@ -94,7 +113,16 @@ mod tests {
     #[test]
     fn wildcards_that_cover_strangers_are_refused() {
         check(pattern("K", "*"), "allow_any_host_dangerous");
-        for text in ["*.com", "*.ORG.", "*.dev", "*.arpa"] {
+        for text in [
+            "*.com",
+            "*.ORG.",
+            "*.dev",
+            "*.arpa",
+            "*.co.uk",
+            "*.kawasaki.jp",
+            "*.xn--p1ai",
+            "*.unknownlabel",
+        ] {
             check(pattern("K", text), "public suffix");
         }
         for text in [
@@ -106,6 +134,10 @@ mod tests {
             "*.home.arpa",
             "*.corp",
             "*.example",
+            "*.example.co.uk",
+            "*.city.kawasaki.jp",
+            "*.googleapis.com",
+            "*.github.io",
         ] {
             check(pattern("K", text), text);
         }
