@@ -71,6 +71,14 @@ impl InterceptedConnection {
         }
     }
 
+    /// A connection that the host dialled by this name and whose certificate was verified for it: every gate but a
+    /// secret's own is open.
+    #[must_use]
+    pub fn dialled(name: HostName) -> Self {
+        let verified = UpstreamTrust::Verified(Host::Name(name.clone()));
+        Self::new(name.clone(), Destination::DialledByName(name), verified)
+    }
+
     /// The server name the guest asked for.
     #[must_use]
     pub fn host(&self) -> &Host {
@@ -372,11 +380,7 @@ mod tests {
 
     /// A connection with every gate open for `a.test`.
     fn connection() -> InterceptedConnection {
-        InterceptedConnection::new(
-            name("a.test"),
-            Destination::DialledByName(name("a.test")),
-            UpstreamTrust::Verified(host("a.test")),
-        )
+        InterceptedConnection::dialled(name("a.test"))
     }
 
     #[track_caller]

@@ -6,25 +6,22 @@
 //! exception is the feature `sources`, which reads values from the environment, files, commands and descriptors.
 //!
 //! ```
-//! use msb_name::{Authority, HostName};
-//! use msb_policy::{Destination, InterceptedConnection, UpstreamTrust};
+//! use msb_secrets::name::{Authority, HostName};
+//! use msb_secrets::policy::InterceptedConnection;
 //! use msb_secrets::{SecretBuilder, SecretSet};
 //!
 //! let secret = SecretBuilder::new().env("API_KEY").value("s3cr3t").allow_host("api.example.com").build()?;
 //! let secrets = SecretSet::new(vec![secret])?;
 //! assert_eq!(secrets.env().collect::<Vec<_>>(), [("API_KEY", "$MSB_API_KEY")]);
 //!
-//! // What a proxy knows once its upstream handshake is done.
-//! let connection_to = |name: &str| {
-//!     let name = HostName::parse(name).unwrap();
-//!     InterceptedConnection::new(name.clone(), Destination::DialledByName(name.clone()), UpstreamTrust::Verified(name.into()))
-//! };
-//!
-//! let mut request = secrets.request(&connection_to("api.example.com"), &Authority::parse("api.example.com")?);
+//! // What a proxy knows once it has dialled a host and verified its certificate; the authority is that of the request.
+//! let connection = InterceptedConnection::dialled(HostName::parse("api.example.com")?);
+//! let mut request = secrets.request(&connection, &Authority::parse("api.example.com")?);
 //! let value = request.header_value("authorization", b"Bearer $MSB_API_KEY")?.expect("the placeholder is replaced");
 //! assert_eq!(&value.into_bytes()[..], b"Bearer s3cr3t");
 //!
-//! let mut request = secrets.request(&connection_to("evil.example"), &Authority::parse("evil.example")?);
+//! let connection = InterceptedConnection::dialled(HostName::parse("evil.example")?);
+//! let mut request = secrets.request(&connection, &Authority::parse("evil.example")?);
 //! let violation = request.header_value("x-note", b"JE1TQl9BUElfS0VZ").unwrap_err();
 //! assert_eq!(violation.to_string(), "placeholder of secret API_KEY in header x-note (base64): host evil.example is not allowed for this secret");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -69,6 +66,9 @@ mod source;
 mod stream;
 mod value;
 mod violation;
+
+pub use msb_name as name;
+pub use msb_policy as policy;
 
 pub use builder::{MAX_PLACEHOLDER_LEN, Secret, SecretBuilder};
 pub use coding::{
