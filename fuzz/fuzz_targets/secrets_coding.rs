@@ -9,8 +9,16 @@ fuzz_target!(|data: &[u8]| {
     let Some((first, rest)) = data.split_first() else {
         return;
     };
-    let coding = [ContentCoding::Gzip, ContentCoding::Deflate, ContentCoding::Brotli, ContentCoding::Zstd][usize::from(first % 4)];
-    let limits = DecodeLimits { max_len: 8 << 20, ..DecodeLimits::default() };
+    let coding = [
+        ContentCoding::Gzip,
+        ContentCoding::Deflate,
+        ContentCoding::Brotli,
+        ContentCoding::Zstd,
+    ][usize::from(first % 4)];
+    let limits = DecodeLimits {
+        max_len: 8 << 20,
+        ..DecodeLimits::default()
+    };
     let decode = |input: &[u8]| {
         let mut decoder = Decoder::new(coding, limits).expect("there is memory");
         let mut plain = Vec::new();

@@ -5,7 +5,9 @@ use libfuzzer_sys::fuzz_target;
 use msb_fuzz::request;
 
 fuzz_target!(|target: &str| {
-    let rewritten = request().rewrite_target(target).expect("every secret is for this host");
+    let rewritten = request()
+        .rewrite_target(target)
+        .expect("every secret is for this host");
     let Some(rewritten) = rewritten else {
         return;
     };

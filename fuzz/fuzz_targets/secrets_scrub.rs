@@ -8,7 +8,11 @@ use msb_secrets::BodyKind;
 
 fn scrub(kind: BodyKind, chunks: impl IntoIterator<Item = Bytes>) -> Vec<u8> {
     let mut body = SECRETS.response().body(kind);
-    let mut output: Vec<u8> = chunks.into_iter().flat_map(|chunk| body.push(chunk)).flatten().collect();
+    let mut output: Vec<u8> = chunks
+        .into_iter()
+        .flat_map(|chunk| body.push(chunk))
+        .flatten()
+        .collect();
     output.extend(body.finish().flatten());
     output
 }
@@ -22,6 +26,10 @@ fuzz_target!(|data: &[u8]| {
     let masked = scrub(BodyKind::Other, chunks);
     assert_eq!(masked.len(), whole.len());
     for value in [VALUE, "sk-0123456789", "odd-value"] {
-        assert!(!masked.windows(value.len()).any(|window| window == value.as_bytes()));
+        assert!(
+            !masked
+                .windows(value.len())
+                .any(|window| window == value.as_bytes())
+        );
     }
 });

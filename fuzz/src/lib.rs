@@ -23,7 +23,9 @@ pub static SECRETS: LazyLock<SecretSet> = LazyLock::new(|| {
     let secrets = [
         secret("A"),
         secret("A_LONG").value("sk-0123456789"),
-        secret("ODD").placeholder("{{ %odd\\+ }}").value("odd-value"),
+        secret("ODD")
+            .placeholder("{{ %odd\\+ }}")
+            .value("odd-value"),
     ];
     let secrets = secrets.map(|secret| secret.build().expect("a good secret"));
     SecretSet::new(secrets.into()).expect("a good set")
@@ -43,18 +45,34 @@ pub fn request() -> RequestRewriter {
 pub fn cut(data: &[u8]) -> (Bytes, Vec<Bytes>) {
     let (cuts, text) = data.split_at(data.len().min(4));
     let text = Bytes::copy_from_slice(text);
-    let mut places: Vec<usize> = cuts.iter().map(|cut| usize::from(*cut) % (text.len() + 1)).collect();
+    let mut places: Vec<usize> = cuts
+        .iter()
+        .map(|cut| usize::from(*cut) % (text.len() + 1))
+        .collect();
     places.extend([0, text.len()]);
     places.sort_unstable();
-    let chunks = places.windows(2).map(|pair| text.slice(pair[0]..pair[1])).collect();
+    let chunks = places
+        .windows(2)
+        .map(|pair| text.slice(pair[0]..pair[1]))
+        .collect();
     (text, chunks)
 }
 
 pub fn stream(mut rewriter: StreamRewriter, chunks: impl IntoIterator<Item = Bytes>) -> Vec<u8> {
     let mut output = Vec::new();
     for chunk in chunks {
-        output.extend(rewriter.push(chunk).expect("every secret is for this host").flatten());
+        output.extend(
+            rewriter
+                .push(chunk)
+                .expect("every secret is for this host")
+                .flatten(),
+        );
     }
-    output.extend(rewriter.finish().expect("every secret is for this host").flatten());
+    output.extend(
+        rewriter
+            .finish()
+            .expect("every secret is for this host")
+            .flatten(),
+    );
     output
 }
