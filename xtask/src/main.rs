@@ -4,6 +4,7 @@
 mod bench;
 mod demo;
 mod elf;
+mod fuzz;
 mod image;
 mod metadata;
 mod process;
@@ -24,6 +25,8 @@ Usage: cargo xtask TASK
   tidy               check layers, lints, file heads and licences of the workspace
   demo               setup, image, then show a sandbox at work
   bench NAME [ARG..] setup, image, then run a benchmark
+  fuzz [TARGET..] [--seconds N]
+                     setup, then search for inputs that break a promise, 300 s for each target
 
 Images are kept in $MSB_HOME, else $XDG_CACHE_HOME/msb, else ~/.cache/msb.
 MSB_DEBIAN_MIRROR and MSB_DEBIAN_SUITE override where Debian packages come from.";
@@ -48,6 +51,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["test", "--no-setup"] => test::run(test::Prepare::Nothing),
         ["tidy"] => tidy::run(),
         ["demo"] => demo::run(),
+        ["fuzz", rest @ ..] => fuzz::run(rest),
         ["bench", name, rest @ ..] => bench::run(name, rest),
         [] | ["help" | "-h" | "--help"] => {
             eprintln!("{USAGE}");

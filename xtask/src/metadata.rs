@@ -1,6 +1,6 @@
 //! What cargo says about the workspace's packages.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -35,8 +35,16 @@ pub(crate) struct Target {
 
 /// All packages of the workspace.
 pub(crate) fn packages() -> Result<Vec<Package>> {
+    packages_of(&process::workspace().join("Cargo.toml"))
+}
+
+/// All packages of the workspace with this manifest.
+pub(crate) fn packages_of(manifest: &Path) -> Result<Vec<Package>> {
     let mut cargo = process::cargo();
-    cargo.args(["metadata", "--no-deps", "--format-version", "1"]);
+    cargo
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .arg("--manifest-path")
+        .arg(manifest);
     let metadata: Value = serde_json::from_slice(&process::capture(&mut cargo)?)?;
     list(&metadata, "packages").iter().map(package).collect()
 }

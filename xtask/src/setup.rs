@@ -51,6 +51,11 @@ const NEEDS: &[Need] = &[
         is_there: || process::find("cc").is_some(),
     },
     Need {
+        what: "a C++ compiler, for libFuzzer",
+        package: "g++",
+        is_there: || process::find("c++").is_some(),
+    },
+    Need {
         what: "the static C library",
         package: "libc6-dev",
         is_there: || {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::image::{self, Rebuild};
-use crate::{metadata, process, setup};
+use crate::{fuzz, metadata, process, setup};
 
 /// Whether to set up before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,11 @@ pub(crate) fn run(prepare: Prepare) -> Result<()> {
             process::cargo().args(["fmt", "--all", "--check"]),
         )
     })?;
+    report.check("format of the fuzz targets", || {
+        let mut fmt = process::cargo();
+        fmt.args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]);
+        tool("rustfmt", &mut fmt)
+    })?;
     report.check("clippy", || {
         let mut clippy = process::cargo();
         clippy.args([
@@ -66,6 +71,7 @@ pub(crate) fn run(prepare: Prepare) -> Result<()> {
         doctests.args(["test", "--quiet", "--workspace", "--doc"]);
         process::show(&mut doctests).map(|()| Vec::new())
     })?;
+    report.check("fuzz targets", fuzz::smoke)?;
     for package in metadata::packages()? {
         for target in package
             .targets
