@@ -6,6 +6,8 @@
 
 mod facts;
 mod guest;
+pub mod load;
+pub mod origin;
 mod process;
 mod spread;
 

@@ -3,9 +3,11 @@
 use anyhow::{Result, bail};
 
 use crate::image::{self, Rebuild};
-use crate::{metadata, process, setup};
+use crate::{metadata, process, rivals, setup};
 
 const PACKAGE: &str = "msb-benches";
+/// Needs no guest, but others to compare with.
+const PROXY: &str = "proxy";
 
 /// Runs the benchmark called `name` with `args`, after setting up what guests need.
 pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
@@ -14,14 +16,19 @@ pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
         .iter()
         .filter(|package| package.name == PACKAGE)
         .flat_map(|package| &package.targets)
-        .filter(|target| matches!(target.kind.as_str(), "bench" | "bin"))
+        .filter(|target| matches!(target.kind.as_str(), "bench" | "bin") && target.name != "load")
         .collect();
     let Some(target) = targets.iter().find(|target| target.name == name) else {
         let known: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
         bail!("no benchmark `{name}`: known are {}", known.join(", "));
     };
-    setup::run()?;
-    image::run(Rebuild::WhatChanged)?;
+    let rivals = if name == PROXY {
+        rivals::prepare()
+    } else {
+        setup::run()?;
+        image::run(Rebuild::WhatChanged)?;
+        Vec::new()
+    };
     // Programs run the `msb` beside them; built apart, it has the features its users get.
     process::show(process::cargo().args([
         "build",
@@ -30,7 +37,9 @@ pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
         "--package",
         "msb-cli",
     ]))?;
+    process::show(process::cargo().args(["build", "--quiet", "--release", "--package", PACKAGE]))?;
     let mut cargo = process::cargo();
+    cargo.envs(rivals);
     match target.kind.as_str() {
         "bench" => cargo.args(["bench", "--package", PACKAGE, "--bench", name]),
         _ => cargo.args([

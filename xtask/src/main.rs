@@ -8,6 +8,7 @@ mod fuzz;
 mod image;
 mod metadata;
 mod process;
+mod rivals;
 mod setup;
 mod test;
 mod tidy;

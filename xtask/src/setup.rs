@@ -119,7 +119,8 @@ fn check_qemu() -> Result<()> {
     Ok(())
 }
 
-fn install(packages: &[&str]) -> Result<()> {
+/// Installs these Debian packages.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let mut options = vec![
         "install",
         "--yes",
