@@ -8,7 +8,7 @@ use std::time::Duration;
 use msb_ca::SandboxCa;
 use msb_name::Host;
 use msb_policy::{BypassList, PinTable};
-use msb_secrets::{SecretSet, ViolationAction};
+use msb_secrets::{LengthPlan, SecretSet, ViolationAction};
 
 use crate::{EventSink, UpstreamTls};
 
@@ -61,6 +61,9 @@ pub struct Limits {
     /// How long a request with `Expect: 100-continue` waits for the server's word before its body
     /// is sent all the same (RFC 9110 section 10.1.1): 1 s.
     pub continue_wait: Duration,
+    /// How much of a body may be held to count its new length: 16 MiB (SPEC S5). A longer one is sent without its
+    /// length; none is refused for its size.
+    pub body_hold: u64,
 }
 
 impl Default for Limits {
@@ -73,6 +76,7 @@ impl Default for Limits {
             header_count: 200,
             idle_timeout: Duration::from_secs(300),
             continue_wait: Duration::from_secs(1),
+            body_hold: LengthPlan::DEFAULT_LIMIT,
         }
     }
 }

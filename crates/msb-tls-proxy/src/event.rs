@@ -82,6 +82,14 @@ pub enum Event {
         /// One line.
         reason: String,
     },
+    /// A response broke off because of how the server had coded its body; the guest was reset, so that it does not take
+    /// what it got for the whole.
+    ResponseRefused {
+        /// The host.
+        host: Host,
+        /// One line.
+        reason: String,
+    },
     /// A placeholder was replaced in a request.
     Substituted {
         /// The host that received the value.
@@ -100,6 +108,17 @@ pub enum Event {
         /// The secret's environment variable.
         secret: String,
         /// Where in the request.
+        location: Location,
+        /// How it was written.
+        form: Form,
+    },
+    /// A secret's value was taken out of a response.
+    Scrubbed {
+        /// The host that sent the value.
+        host: Host,
+        /// The secret's environment variable.
+        secret: String,
+        /// Where in the response.
         location: Location,
         /// How it was written.
         form: Form,

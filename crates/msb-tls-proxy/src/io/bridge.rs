@@ -1,39 +1,30 @@
 //! HTTP/1.1 between two TLS streams, one request after the other.
 
 use std::convert::Infallible;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
-use http_body::Body as _;
-use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use msb_name::Host;
 use msb_policy::InterceptedConnection;
-use msb_secrets::{Note, NoteKind, SecretSet, Violation, ViolationAction};
+use msb_secrets::{SecretSet, ViolationAction};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::body::{ScannedBody, WatchedBody};
-use super::expect::Continue;
+use super::body::RequestBody;
+use super::exchange::{AnswerBody, answer, exchange};
 use super::stop::Stop;
 use super::stream::Checked;
-use crate::event::one_line;
-use crate::session::head::{self, Plan, Refused};
-use crate::session::response;
 use crate::{Event, EventSink, Limits};
 
 /// How long a finished connection may take to say goodbye upstream.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-type ResponseBody = Either<WatchedBody, Full<Bytes>>;
 
 /// What the requests of one connection have in common.
 pub(crate) struct Session {
@@ -49,11 +40,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn host(&self) -> &Host {
+    pub(crate) fn host(&self) -> &Host {
         self.connection.host()
     }
 
-    fn refuse(&self, status: StatusCode, reason: String) -> Response<ResponseBody> {
+    pub(crate) fn refuse(&self, status: StatusCode, reason: String) -> Response<AnswerBody> {
         (self.events)(Event::RequestRefused {
             host: self.host().clone(),
             status: status.as_u16(),
@@ -156,155 +147,29 @@ fn report_framing(session: &Session, reason: &str) {
 }
 
 /// The one upstream connection.
-struct Client {
-    sender: Mutex<SendRequest<ScannedBody>>,
+pub(crate) struct Client {
+    sender: Mutex<SendRequest<RequestBody>>,
     /// Whether an answer has come on it yet.
     answered: AtomicBool,
 }
 
 impl Client {
-    fn sender(&self) -> MutexGuard<'_, SendRequest<ScannedBody>> {
+    fn sender(&self) -> MutexGuard<'_, SendRequest<RequestBody>> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn send(&self, request: Request<ScannedBody>) -> hyper::Result<Response<Incoming>> {
-        poll_fn(|context| self.sender().poll_ready(context)).await?;
-        let answer = self.sender().send_request(request);
-        answer.await
+    /// Sends a request; an error comes with whether an answer had come on the connection before.
+    pub(crate) async fn send(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, (hyper::Error, bool)> {
+        let answer = async {
+            poll_fn(|context| self.sender().poll_ready(context)).await?;
+            let answer = self.sender().send_request(request);
+            answer.await
+        };
+        let answer = answer.await;
+        let reused = self.answered.swap(true, Ordering::Relaxed);
+        answer.map_err(|error| (error, reused))
     }
-}
-
-/// One request and its answer. An error ends the guest's connection without an answer.
-async fn exchange(
-    session: Arc<Session>,
-    client: Arc<Client>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, hyper::Error> {
-    let (mut head, incoming) = request.into_parts();
-    let mut context = RequestContext {
-        method: head.method.as_str().to_owned(),
-        path: None,
-        session,
-    };
-    let secrets = (context.session.secrets)();
-    let Plan {
-        mut rewriter,
-        expects_continue,
-        path,
-    } = match head::rewrite(&mut head, &context.session.connection, &secrets) {
-        Ok(plan) => plan,
-        Err(Refused::Answer { status, reason }) => {
-            return Ok(context.session.refuse(status, reason));
-        }
-        Err(Refused::Violation { violation, path }) => {
-            context.path = path;
-            context.violation(violation);
-            return pending().await;
-        }
-    };
-    context.path = Some(path);
-    context.report(rewriter.take_notes());
-
-    let continued = Continue::new(expects_continue && !incoming.is_end_stream());
-    let gate = continued.gate(context.session.limits.continue_wait);
-    let body = ScannedBody::new(incoming, rewriter, gate, context.clone());
-    let mut request = Request::from_parts(head, body);
-    continued.watch(&mut request);
-
-    let answer = client.send(request).await;
-    let reused = client.answered.swap(true, Ordering::Relaxed);
-    match answer {
-        Ok(answer) => Ok(context.pass_on(answer, continued.answered())),
-        Err(_) if context.session.stop.is_raised() => pending().await,
-        // A guest that reuses a connection has to reckon with its end, and may repeat its request;
-        // a 502 would take that choice away (RFC 9112 section 9.3.1).
-        Err(error) if reused && !error.is_parse() => Err(error),
-        Err(error) => {
-            let reason = format!("{} gave no valid answer: {error}", context.session.host());
-            Ok(context.bad_gateway(&reason))
-        }
-    }
-}
-
-/// What events about one request repeat.
-#[derive(Clone)]
-pub(crate) struct RequestContext {
-    session: Arc<Session>,
-    method: String,
-    /// Without the query; none while it is not known to be free of placeholders.
-    path: Option<String>,
-}
-
-impl RequestContext {
-    /// Tells of the first violation on this connection, and ends the connection.
-    pub(crate) fn violation(&self, violation: Violation) {
-        let session = &self.session;
-        if session.stop.raise() {
-            (session.events)(Event::Violation {
-                host: session.host().clone(),
-                method: Some(self.method.clone()),
-                path: self.path.clone(),
-                violation,
-                action: session.on_violation,
-            });
-        }
-    }
-
-    /// Tells what became of placeholders that were no violation.
-    pub(crate) fn report(&self, notes: Vec<Note>) {
-        for note in notes {
-            let host = self.session.host().clone();
-            let (secret, location) = (note.env().to_owned(), note.location().clone());
-            let form = note.form();
-            (self.session.events)(match note.kind() {
-                NoteKind::Substituted => Event::Substituted {
-                    host,
-                    secret,
-                    location,
-                    form,
-                },
-                _ => Event::LeftAlone {
-                    host,
-                    secret,
-                    location,
-                    form,
-                },
-            });
-        }
-    }
-
-    fn bad_gateway(&self, reason: &str) -> Response<ResponseBody> {
-        self.session
-            .refuse(StatusCode::BAD_GATEWAY, one_line(reason))
-    }
-
-    /// The server's answer as the guest gets it. A body that the guest was never asked for
-    /// (`closing`) leaves its connection in between two requests.
-    fn pass_on(self, answer: Response<Incoming>, closing: bool) -> Response<ResponseBody> {
-        let (mut head, body) = answer.into_parts();
-        if let Err(fault) = response::rewrite(&mut head, closing) {
-            return self.bad_gateway(&format!("{}: {fault}", self.session.host()));
-        }
-        (self.session.events)(Event::Request {
-            host: self.session.host().clone(),
-            method: self.method,
-            path: self.path.unwrap_or_default(),
-            status: head.status.as_u16(),
-        });
-        let body = WatchedBody::new(body, Arc::clone(&self.session.broken));
-        Response::from_parts(head, Either::Left(body))
-    }
-}
-
-/// An answer of the proxy's own: one line of text, and the end of the connection.
-fn answer(status: StatusCode, reason: String) -> Response<ResponseBody> {
-    let mut response = Response::new(Either::Right(Full::from(format!("msb: {reason}\n"))));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
 }

@@ -3,6 +3,7 @@
 pub(crate) mod body;
 pub(crate) mod bridge;
 pub(crate) mod dial;
+pub(crate) mod exchange;
 pub(crate) mod expect;
 pub(crate) mod guest;
 pub(crate) mod plain;

@@ -1,5 +1,6 @@
 //! One connection from its first byte to its last: hello, server, leaf, requests.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use http::StatusCode;
 use msb_ca::SandboxCa;
 use msb_name::{Host, HostName};
 use msb_policy::{BypassList, Destination, InterceptedConnection, PinTable, UpstreamTrust};
-use msb_secrets::{SecretSet, ViolationAction};
+use msb_secrets::{LiveSecrets, SecretSet, ViolationAction};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -47,7 +48,7 @@ pub(super) struct Inner {
     guest_tls: GuestTls,
     upstream_tls: UpstreamTls,
     pub(super) bypass: BypassList,
-    secrets: RwLock<SecretSet>,
+    secrets: RwLock<Arc<LiveSecrets>>,
     on_violation: ViolationAction,
     pub(super) events: EventSink,
     limits: Limits,
@@ -79,7 +80,7 @@ impl TlsProxy {
             guest_tls: GuestTls::new(ca)?,
             upstream_tls: upstream,
             bypass,
-            secrets: RwLock::new(secrets),
+            secrets: RwLock::new(Arc::new(LiveSecrets::new(secrets))),
             on_violation,
             events,
             limits,
@@ -92,14 +93,33 @@ impl TlsProxy {
         self.0.guest_tls.ca()
     }
 
+    /// The secrets, for changing one of them: a new value and fewer hosts hold from the next request on, on open
+    /// connections as well; a revoked secret is gone at once, from bodies that are under way, too.
+    ///
+    /// They are those in place until [`replace_secrets`](Self::replace_secrets) puts others there.
+    #[must_use]
+    pub fn secrets(&self) -> Arc<LiveSecrets> {
+        let secrets = self.0.secrets.read();
+        Arc::clone(&secrets.unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Puts other secrets in place. Requests whose head has not been read yet use them, on
-    /// connections that are open as well.
+    /// connections that are open as well. A secret whose variable is not among them any more is revoked, which counts
+    /// for every copy of its set: to bring it back, build it anew.
     pub fn replace_secrets(&self, secrets: SecretSet) {
-        *self
+        let kept: HashSet<String> = secrets.env().map(|(env, _)| env.to_owned()).collect();
+        let new = Arc::new(LiveSecrets::new(secrets));
+        let mut current = self
             .0
             .secrets
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = secrets;
+            .unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *current, new);
+        drop(current);
+        for (env, _) in old.load().env().filter(|(env, _)| !kept.contains(*env)) {
+            // One that was revoked before cannot be revoked again, and need not.
+            let _ = old.revoke(env);
+        }
     }
 
     /// Serves one connection to its end. What happens on it is told through the events; a panic in
@@ -309,7 +329,7 @@ impl Inner {
             limits: self.limits,
             secrets: Box::new(move || {
                 let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
-                SecretSet::clone(&secrets)
+                secrets.load()
             }),
         }
     }

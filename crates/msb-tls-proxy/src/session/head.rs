@@ -5,7 +5,10 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri, Version, request};
 use msb_name::Authority;
 use msb_policy::{InterceptedConnection, check_identity};
-use msb_secrets::{Location, RequestRewriter, Rewritten, SecretSet, Violation};
+use msb_secrets::{
+    BodyKind, LengthChange, Location, RequestRewriter, ResponseScrubber, Rewritten, SecretSet,
+    Violation,
+};
 
 use crate::event::one_line;
 
@@ -27,6 +30,8 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 pub(crate) struct Plan {
     /// Goes on with the body and the trailers.
     pub(crate) rewriter: RequestRewriter,
+    /// Takes values out of the answer, if it may hold any.
+    pub(crate) scrubber: Option<ResponseScrubber>,
     /// The guest waits for a 100 before it sends the body.
     pub(crate) expects_continue: bool,
     /// The path without its query, in visible ASCII.
@@ -91,9 +96,7 @@ pub(crate) fn rewrite(
     let mut rewriter = secrets.request(connection, &authority);
     inject(head, &mut rewriter).map_err(|fault| match fault {
         InjectFault::Violation(violation) => Refused::violation(violation, &path),
-        InjectFault::Unwritable => {
-            Refused::answer(StatusCode::BAD_GATEWAY, InjectFault::Unwritable.to_string())
-        }
+        fault => Refused::answer(StatusCode::BAD_GATEWAY, fault.to_string()),
     })?;
     check_identity(connection, &authority).map_err(|misdirected| {
         Refused::answer(
@@ -115,11 +118,37 @@ pub(crate) fn rewrite(
     }
     head.uri = origin_form(&head.uri);
     head.version = Version::HTTP_11;
+    let scrubber = scrubber(connection, secrets);
+    if scrubber.is_some() && head.headers.contains_key(header::ACCEPT_ENCODING) {
+        // What comes compressed all the same is decoded; this spares both sides the work. Who was offered no coding
+        // has no reason to use one.
+        let identity = HeaderValue::from_static("identity");
+        head.headers.insert(header::ACCEPT_ENCODING, identity);
+    }
     Ok(Plan {
         rewriter,
+        scrubber,
         expects_continue,
         path,
     })
+}
+
+/// What takes values out of the answers of a host that may have received one: in this request, in an earlier one, or on
+/// another connection, for a value may be stored there and read back later (attack 20).
+fn scrubber(connection: &InterceptedConnection, secrets: &SecretSet) -> Option<ResponseScrubber> {
+    let host = connection.host().name()?;
+    let may_know = |(env, _)| {
+        secrets
+            .scope(env)
+            .is_some_and(|(_, scope)| scope.allows(host))
+    };
+    if !secrets.env().any(may_know) {
+        return None;
+    }
+    let scrubber = secrets.response();
+    // Without a value to look for, as every secret's switch says, nothing in a text can change.
+    let looks = scrubber.body(BodyKind::Text).length_change() == LengthChange::Possible;
+    looks.then_some(scrubber)
 }
 
 /// The authority of a request, if it says one only (RFC 9112 section 3.2).
@@ -269,11 +298,16 @@ pub(crate) enum InjectFault {
     /// The value holds a control character.
     #[error("a secret's value cannot stand in a header")]
     Unwritable,
+    /// The target cannot hold the value.
+    #[error("with a secret's value in its query the target is too long")]
+    TooLong,
 }
 
 fn inject(head: &mut request::Parts, rewriter: &mut RequestRewriter) -> Result<(), InjectFault> {
     // The absolute form and CONNECT's authority are searched, too.
-    rewriter.target(&head.uri.to_string())?;
+    if let Some(target) = rewriter.rewrite_target(&head.uri.to_string())? {
+        head.uri = Uri::from_maybe_shared(target.into_bytes()).map_err(|_| InjectFault::TooLong)?;
+    }
     for (name, value) in &mut head.headers {
         if let Some(new) = rewriter.header_value(name.as_str(), value.as_bytes())? {
             *value = sensitive(new)?;

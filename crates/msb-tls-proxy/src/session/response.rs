@@ -1,7 +1,9 @@
 //! A response head on its way to the guest.
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap};
-use http::{Version, response};
+use http::{HeaderValue, Version, response};
+use msb_secrets::ResponseScrubber;
 
 use super::head::hop_by_hop;
 
@@ -42,13 +44,33 @@ pub(crate) fn rewrite(head: &mut response::Parts, closing: bool) -> Result<(), R
     }
     head.headers.remove(header::ALT_SVC);
     if closing {
-        head.headers.insert(
-            header::CONNECTION,
-            header::HeaderValue::from_static("close"),
-        );
+        head.headers
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     head.version = Version::HTTP_11;
     Ok(())
+}
+
+/// Takes values out of the fields.
+pub(crate) fn scrub(head: &mut response::Parts, scrubber: &mut ResponseScrubber) {
+    scrub_fields(&mut head.headers, |name, value| {
+        scrubber.header_value(name, value)
+    });
+}
+
+/// Takes values out of the trailers.
+pub(crate) fn scrub_trailers(trailers: &mut HeaderMap, scrubber: &mut ResponseScrubber) {
+    scrub_fields(trailers, |name, value| scrubber.trailer_value(name, value));
+}
+
+fn scrub_fields(fields: &mut HeaderMap, mut clean: impl FnMut(&str, &[u8]) -> Option<Bytes>) {
+    for (name, value) in fields {
+        if let Some(clean) = clean(name.as_str(), value.as_bytes()) {
+            // A placeholder that no field may hold is better missing than the value there.
+            *value = HeaderValue::from_maybe_shared(clean)
+                .unwrap_or_else(|_| HeaderValue::from_static(""));
+        }
+    }
 }
 
 /// Whether the server will end its connection after this response (RFC 9112 section 9.3).

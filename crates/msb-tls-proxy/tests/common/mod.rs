@@ -7,6 +7,8 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod codings;
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -46,13 +48,16 @@ pub fn secrets() -> SecretSet {
 }
 
 pub fn secrets_with_value(value: &str) -> SecretSet {
+    secrets_with(value, |secret| secret)
+}
+
+/// The secret of [`secrets`], with `value`, and with what `change` says.
+pub fn secrets_with(value: &str, change: impl FnOnce(SecretBuilder) -> SecretBuilder) -> SecretSet {
     let secret = SecretBuilder::new()
         .env("API_KEY")
         .value(value)
-        .allow_host(HOST)
-        .build()
-        .unwrap();
-    SecretSet::new(vec![secret]).unwrap()
+        .allow_host(HOST);
+    SecretSet::new(vec![change(secret).build().unwrap()]).unwrap()
 }
 
 /// A proxy whose upstream trust is [`TestRoot`] alone.

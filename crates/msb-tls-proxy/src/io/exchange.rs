@@ -1,0 +1,329 @@
+//! One request and its answer, from the guest's head to the guest's answer.
+
+use std::future::pending;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode, request, response};
+use http_body::Body as _;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use msb_secrets::{
+    LengthPlan, Note, NoteKind, RequestRewriter, ResponseScrubber, SecretSet, Violation,
+};
+
+use super::body::{BodyFault, RequestBody, ResponseBody};
+use super::bridge::{Client, Session};
+use super::expect::Continue;
+use crate::Event;
+use crate::event::one_line;
+use crate::session::body::{self, Fault, Treatment};
+use crate::session::head::{self, Plan, Refused};
+use crate::session::response as answered;
+
+/// The body of what the guest is answered: the server's, or one of the proxy's own.
+pub(crate) type AnswerBody = Either<ResponseBody, Full<Bytes>>;
+
+/// Why a request is not sent.
+enum Unsent {
+    /// The guest is answered by the proxy.
+    Answered(Response<AnswerBody>),
+    /// The guest's connection is ended by whoever drives it.
+    Stopped,
+}
+
+/// Serves one request. An error ends the guest's connection without an answer.
+pub(crate) async fn exchange(
+    session: Arc<Session>,
+    client: Arc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, hyper::Error> {
+    let (mut head, incoming) = request.into_parts();
+    let mut context = RequestContext {
+        method: head.method.clone(),
+        path: None,
+        fault: Arc::default(),
+        session,
+    };
+    let secrets = (context.session.secrets)();
+    let plan = match head::rewrite(&mut head, &context.session.connection, &secrets) {
+        Ok(plan) => plan,
+        Err(Refused::Answer { status, reason }) => {
+            return Ok(context.session.refuse(status, reason));
+        }
+        Err(Refused::Violation { violation, path }) => {
+            context.path = path;
+            context.violation(violation);
+            return pending().await;
+        }
+    };
+    let Plan {
+        mut rewriter,
+        scrubber,
+        expects_continue,
+        path,
+    } = plan;
+    context.path = Some(path);
+    context.report(rewriter.take_notes());
+
+    let mut continued = Continue::new(expects_continue && !incoming.is_end_stream());
+    let outgoing = outgoing(
+        &context,
+        &mut head,
+        incoming,
+        rewriter,
+        &secrets,
+        &mut continued,
+    );
+    let body = match outgoing.await {
+        Ok(body) => body,
+        Err(Unsent::Answered(answer)) => return Ok(answer),
+        Err(Unsent::Stopped) => return pending().await,
+    };
+    let mut request = Request::from_parts(head, body);
+    continued.watch(&mut request);
+
+    match client.send(request).await {
+        Ok(answer) => Ok(context
+            .pass_on(answer, continued.answered(), scrubber)
+            .await),
+        Err(_) if context.session.stop.is_raised() => pending().await,
+        Err((error, reused)) => match context.refused() {
+            Some(answer) => Ok(answer),
+            // A guest that reuses a connection has to reckon with its end, and may repeat its request;
+            // a 502 would take that choice away (RFC 9112 section 9.3.1).
+            None if reused && !error.is_parse() => Err(error),
+            None => {
+                let reason = format!("{} gave no valid answer: {error}", context.session.host());
+                Ok(context.bad_gateway(&reason))
+            }
+        },
+    }
+}
+
+/// The body as the server will get it, with `head` made to fit.
+async fn outgoing(
+    context: &RequestContext,
+    head: &mut request::Parts,
+    incoming: Incoming,
+    rewriter: RequestRewriter,
+    secrets: &SecretSet,
+    continued: &mut Continue,
+) -> Result<RequestBody, Unsent> {
+    let limits = context.session.limits;
+    let treatment = if secrets.is_empty() || incoming.is_end_stream() {
+        Ok(Treatment::none())
+    } else {
+        body::for_request(&head.headers, &rewriter, limits.body_hold)
+    };
+    let Treatment { transform, length } = treatment.map_err(|error| {
+        let refused = context.session.refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            one_line(&error.to_string()),
+        );
+        Unsent::Answered(refused)
+    })?;
+    if length == LengthPlan::HoldAndCount {
+        // The library tells the guest to continue as soon as it is asked for its body, and when the server gets the
+        // head there is nothing left to wait for.
+        head.headers.remove(header::EXPECT);
+        *continued = Continue::new(false);
+        let context = context.clone();
+        let mut body = RequestBody::of_request(incoming, transform, rewriter, None, context);
+        match body.hold(limits.body_hold).await {
+            Ok(Some(len)) => body::declare(&mut head.headers, len, body.changed()),
+            Ok(None) => drop_length(head),
+            Err(_) => {
+                let refused = body.context().refused();
+                return Err(refused.map_or(Unsent::Stopped, Unsent::Answered));
+            }
+        }
+        return Ok(body);
+    }
+    if length == LengthPlan::DropLength {
+        drop_length(head);
+    }
+    let gate = continued.gate(limits.continue_wait);
+    let context = context.clone();
+    Ok(RequestBody::of_request(
+        incoming, transform, rewriter, gate, context,
+    ))
+}
+
+fn drop_length(head: &mut request::Parts) {
+    head.headers.remove(header::CONTENT_LENGTH);
+    // Of a GET's body the library does not know that it is one without being told.
+    let chunked = HeaderValue::from_static("chunked");
+    head.headers.insert(header::TRANSFER_ENCODING, chunked);
+}
+
+/// What events about one request repeat, and what became of it.
+#[derive(Clone)]
+pub(crate) struct RequestContext {
+    session: Arc<Session>,
+    method: Method,
+    /// Without the query; none while it is not known to be free of placeholders.
+    path: Option<String>,
+    /// Why the guest's body is not sent on.
+    fault: Arc<OnceLock<(StatusCode, String)>>,
+}
+
+impl RequestContext {
+    /// Tells of the first violation on this connection, and ends the connection.
+    pub(crate) fn violation(&self, violation: Violation) {
+        let session = &self.session;
+        if session.stop.raise() {
+            (session.events)(Event::Violation {
+                host: session.host().clone(),
+                method: Some(self.method.as_str().to_owned()),
+                path: self.path.clone(),
+                violation,
+                action: session.on_violation,
+            });
+        }
+    }
+
+    /// The guest's body must not be sent on.
+    pub(crate) fn request_fault(&self, fault: &BodyFault) {
+        match fault {
+            BodyFault::Refused(Fault::Violation(violation)) => self.violation(violation.clone()),
+            BodyFault::Refused(Fault::Unwritable) => self.refuse(StatusCode::BAD_GATEWAY, fault),
+            BodyFault::Refused(_) => self.refuse(StatusCode::BAD_REQUEST, fault),
+            BodyFault::Broken(_) => {}
+        }
+    }
+
+    /// The server's body breaks off.
+    pub(crate) fn response_fault(&self, fault: &BodyFault) {
+        self.session.broken.store(true, Ordering::Relaxed);
+        if let BodyFault::Refused(fault) = fault {
+            (self.session.events)(Event::ResponseRefused {
+                host: self.session.host().clone(),
+                reason: one_line(&fault.to_string()),
+            });
+        }
+    }
+
+    fn refuse(&self, status: StatusCode, fault: &BodyFault) {
+        let _ = self.fault.set((status, one_line(&fault.to_string())));
+    }
+
+    /// The answer to a guest whose body is not sent on.
+    fn refused(&self) -> Option<Response<AnswerBody>> {
+        let (status, reason) = self.fault.get()?;
+        Some(self.session.refuse(*status, reason.clone()))
+    }
+
+    /// Tells what became of placeholders that were no violation, and of values that came back.
+    pub(crate) fn report(&self, notes: Vec<Note>) {
+        for note in notes {
+            let host = self.session.host().clone();
+            let (secret, location) = (note.env().to_owned(), note.location().clone());
+            let form = note.form();
+            (self.session.events)(match note.kind() {
+                NoteKind::Substituted => Event::Substituted {
+                    host,
+                    secret,
+                    location,
+                    form,
+                },
+                NoteKind::Scrubbed => Event::Scrubbed {
+                    host,
+                    secret,
+                    location,
+                    form,
+                },
+                _ => Event::LeftAlone {
+                    host,
+                    secret,
+                    location,
+                    form,
+                },
+            });
+        }
+    }
+
+    fn bad_gateway(&self, reason: &str) -> Response<AnswerBody> {
+        self.session
+            .refuse(StatusCode::BAD_GATEWAY, one_line(reason))
+    }
+
+    /// The server's answer as the guest gets it. A body that the guest was never asked for
+    /// (`closing`) leaves its connection in between two requests.
+    async fn pass_on(
+        self,
+        answer: Response<Incoming>,
+        closing: bool,
+        mut scrubber: Option<ResponseScrubber>,
+    ) -> Response<AnswerBody> {
+        let (mut head, incoming) = answer.into_parts();
+        if let Err(fault) = answered::rewrite(&mut head, closing) {
+            return self.bad_gateway(&format!("{}: {fault}", self.session.host()));
+        }
+        if let Some(scrubber) = &mut scrubber {
+            answered::scrub(&mut head, scrubber);
+            self.report(scrubber.take_notes());
+        }
+        let body = match self.returning(&mut head, incoming, scrubber).await {
+            Ok(body) => body,
+            Err(reason) => {
+                let host = self.session.host();
+                return self.bad_gateway(&format!("the answer of {host}: {reason}"));
+            }
+        };
+        (self.session.events)(Event::Request {
+            host: self.session.host().clone(),
+            method: self.method.as_str().to_owned(),
+            path: self.path.unwrap_or_default(),
+            status: head.status.as_u16(),
+        });
+        Response::from_parts(head, Either::Left(body))
+    }
+
+    /// The body as the guest will get it, with `head` made to fit.
+    async fn returning(
+        &self,
+        head: &mut response::Parts,
+        incoming: Incoming,
+        scrubber: Option<ResponseScrubber>,
+    ) -> Result<ResponseBody, String> {
+        let hold = self.session.limits.body_hold;
+        let bodiless = body::is_bodiless(&self.method, head.status) || incoming.is_end_stream();
+        let Treatment { transform, length } = match &scrubber {
+            Some(scrubber) if !bodiless => {
+                body::for_response(head.status, &head.headers, scrubber, hold)
+                    .map_err(|error| error.to_string())?
+            }
+            _ => Treatment::none(),
+        };
+        let mut body = ResponseBody::of_response(incoming, transform, scrubber, self.clone());
+        if length == LengthPlan::HoldAndCount {
+            match body.hold(hold).await {
+                Ok(Some(len)) => body::declare(&mut head.headers, len, body.changed()),
+                Ok(None) => {
+                    head.headers.remove(header::CONTENT_LENGTH);
+                }
+                Err(fault) => return Err(fault.to_string()),
+            }
+        }
+        if length == LengthPlan::DropLength {
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+        Ok(body.streaming())
+    }
+}
+
+/// An answer of the proxy's own: one line of text, and the end of the connection.
+pub(crate) fn answer(status: StatusCode, reason: String) -> Response<AnswerBody> {
+    let mut response = Response::new(Either::Right(Full::from(format!("msb: {reason}\n"))));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
