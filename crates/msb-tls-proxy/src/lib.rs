@@ -13,8 +13,27 @@
 //! # Limits
 //!
 //! HTTP/1.1 only: a client that insists on `h2` gets a TLS alert, and a request for an upgrade
-//! (WebSocket) or a CONNECT inside is answered 501. Response bodies are not scrubbed. There is one
-//! upstream connection for each guest connection.
+//! (WebSocket) or a CONNECT inside is answered 501. There is one upstream connection
+//! for each guest connection.
+//!
+//! # Bodies
+//!
+//! | | what becomes of it |
+//! |---|---|
+//! | request, with a placeholder of a secret that is injected in bodies | the value, escaped for the content type; gzip, deflate, br and zstd are undone and done again |
+//! | request, nothing to write | every byte as it was; what it decodes to is searched before it goes on |
+//! | request in an unknown coding, or several | searched as it is, and passed on: the guest could always make one up, and some are in use (`aws-chunked`) |
+//! | request that is not what its coding says | 400 |
+//! | gRPC messages, which carry their own length | nothing is written into them that would change one |
+//! | response of a host that may have a secret | values become placeholders in text, `*` elsewhere; no value in it, no change |
+//! | response with a part of a representation (206) | same length, so that its ranges stay true; a value cut by a range is not found |
+//! | response that is not what its coding says | 502 while it is held, else it breaks off and the guest is reset |
+//!
+//! A length that may change is counted first, for which up to [`Limits::body_hold`] bytes are held; a longer body, and
+//! any stream of events, is sent without its length instead. A guest that waits for `100 Continue` is told to go on before
+//! its body is held; the server then does not see the expectation. Digests of a body that was held and changed
+//! (`Content-MD5`, `Digest`, `Content-Digest`, `Repr-Digest`) are removed; of one that streams they stay, and do not match
+//! if something was replaced. `ETag` stays: it names what the server has, which is what it is compared with.
 //!
 //! A connection that cannot be intercepted is never turned into a raw tunnel.
 

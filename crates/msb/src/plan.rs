@@ -182,21 +182,13 @@ fn plan_interception(
 
 /// Refuses scopes that the proxy does not serve yet: silence would look like success.
 fn check_scopes(secret: &Secret) -> Result<(), Error> {
-    let unserved = [
-        (secret.injects_query(), "inject_query(true)"),
-        (secret.injects_body(), "inject_body(true)"),
-        (
-            !secret.requires_tls_identity(),
-            "require_tls_identity(false)",
-        ),
-    ];
-    match unserved.into_iter().find(|(wanted, _)| *wanted) {
-        Some((_, method)) => Err(Error::Secret(msb_secrets::Error::NotSupportedYet {
-            env: secret.env().to_owned(),
-            method,
-        })),
-        None => Ok(()),
+    if secret.requires_tls_identity() {
+        return Ok(());
     }
+    Err(Error::Secret(msb_secrets::Error::NotSupportedYet {
+        env: secret.env().to_owned(),
+        method: "require_tls_identity(false)",
+    }))
 }
 
 /// Refuses a secret that nothing could put in (SPEC S12); returns warnings for those that may be half out of reach.
@@ -346,12 +338,8 @@ mod tests {
             builder().secret(move |s| scoped(secret(s)))
         };
         check_refused(
-            with(|s| s.inject_query(true)),
-            "\"API_KEY\": inject_query(true) is not supported yet",
-        );
-        check_refused(
-            with(|s| s.inject_body(true)),
-            "\"API_KEY\": inject_body(true) is not supported yet",
+            with(|s| s.require_tls_identity(false)),
+            "\"API_KEY\": require_tls_identity(false) is not supported yet",
         );
     }
 

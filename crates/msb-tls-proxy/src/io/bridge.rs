@@ -84,7 +84,8 @@ where
         });
         let service = service_fn(|request| {
             let (session, client) = (Arc::clone(&session), Arc::clone(&client));
-            async move { exchange(session, client, request).await }
+            // Boxed, so that a connection between two requests has no room for one.
+            Box::pin(exchange(session, client, request))
         });
         let mut guest = pin!(server(&limits).serve_connection(TokioIo::new(guest), service));
         let mut upstream_open = true;

@@ -29,7 +29,7 @@ pub(crate) type AnswerBody = Either<ResponseBody, Full<Bytes>>;
 /// Why a request is not sent.
 enum Unsent {
     /// The guest is answered by the proxy.
-    Answered(Response<AnswerBody>),
+    Answered(Box<Response<AnswerBody>>),
     /// The guest's connection is ended by whoever drives it.
     Stopped,
 }
@@ -79,7 +79,7 @@ pub(crate) async fn exchange(
     );
     let body = match outgoing.await {
         Ok(body) => body,
-        Err(Unsent::Answered(answer)) => return Ok(answer),
+        Err(Unsent::Answered(answer)) => return Ok(*answer),
         Err(Unsent::Stopped) => return pending().await,
     };
     let mut request = Request::from_parts(head, body);
@@ -123,7 +123,7 @@ async fn outgoing(
             StatusCode::SERVICE_UNAVAILABLE,
             one_line(&error.to_string()),
         );
-        Unsent::Answered(refused)
+        Unsent::Answered(Box::new(refused))
     })?;
     if length == LengthPlan::HoldAndCount {
         // The library tells the guest to continue as soon as it is asked for its body, and when the server gets the
@@ -137,7 +137,9 @@ async fn outgoing(
             Ok(None) => drop_length(head),
             Err(_) => {
                 let refused = body.context().refused();
-                return Err(refused.map_or(Unsent::Stopped, Unsent::Answered));
+                return Err(refused.map_or(Unsent::Stopped, |refused| {
+                    Unsent::Answered(Box::new(refused))
+                }));
             }
         }
         return Ok(body);

@@ -130,7 +130,8 @@ impl TlsProxy {
         U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let reset = Arc::clone(&connection.reset);
-        guarded(reset, Arc::clone(&self.0).serve(connection)).await;
+        let serve = Box::pin(Arc::clone(&self.0).serve(connection));
+        guarded(reset, serve).await;
     }
 
     /// Serves one connection to its end as [`serve`](Self::serve) does, to a server that the host
@@ -148,13 +149,14 @@ impl TlsProxy {
         D: Future<Output = Result<Dialled<U>, DialError>> + Send,
     {
         let reset = Arc::clone(&client.reset);
-        guarded(reset, Arc::clone(&self.0).serve_dialling(client, dial)).await;
+        let serve = Box::pin(Arc::clone(&self.0).serve_dialling(client, dial));
+        guarded(reset, serve).await;
     }
 }
 
 /// Serves a connection; a panic ends it with a reset.
-async fn guarded(reset: Arc<dyn crate::Reset>, serve: impl Future<Output = ()>) {
-    if CatchPanic(Box::pin(serve)).await.is_err() {
+async fn guarded(reset: Arc<dyn crate::Reset>, serve: Pin<Box<impl Future<Output = ()>>>) {
+    if CatchPanic(serve).await.is_err() {
         reset.reset();
     }
 }

@@ -15,7 +15,13 @@ fn a_secret_reaches_the_host_it_is_for_and_nothing_else() {
         let origins = Origins::start(0).await;
         let guest = Guest::boot("worker", |builder| {
             builder
-                .secret(|s| s.env("API_KEY").value(VALUE).allow_host(API))
+                .secret(|s| {
+                    s.env("API_KEY")
+                        .value(VALUE)
+                        .allow_host(API)
+                        .inject_query(true)
+                        .inject_body(true)
+                })
                 .secret_env("PASSWORD", BASIC, API)
                 .network(|n| {
                     origins
@@ -28,6 +34,7 @@ fn a_secret_reaches_the_host_it_is_for_and_nothing_else() {
         an_address_of_the_guests_choice_gets_no_secret(&guest, &origins).await;
         the_guest_holds_placeholders_alone(&guest).await;
         an_allowed_host_gets_the_value(&guest, &origins).await;
+        a_value_in_query_and_body_comes_back_as_the_placeholder(&guest, &origins).await;
         clients_other_than_curl_trust_the_authority(&guest, &origins).await;
         another_host_is_reset_and_receives_nothing(&guest, &origins).await;
         another_authority_in_the_request_is_misdirected(&guest, &origins).await;
@@ -159,6 +166,20 @@ print(urllib.request.urlopen(r, timeout=20).read().decode())\""
             eval file=\\$$name; grep -q BEGIN \"$file\" || echo $name; done";
     let wrong = guest.sh(line).await;
     assert_eq!(wrong.stdout, "", "variables that name no bundle: {wrong:?}");
+}
+
+async fn a_value_in_query_and_body_comes_back_as_the_placeholder(guest: &Guest, origins: &Origins) {
+    let line = format!(
+        "curl -sS --compressed \"{}/echo?key=$API_KEY\" -H 'Content-Type: application/json' --data \"{{\\\"key\\\":\\\"$API_KEY\\\"}}\"",
+        origins.url(API)
+    );
+    let claim = "an echo gives the placeholder back";
+    let expected = "{\"key\":\"$MSB_API_KEY\"}";
+    guest.sh(&line).await.check(claim, 0, expected, "");
+    let requests = origins.api.requests();
+    let request = requests.last().expect("it arrived");
+    assert_eq!(request.target, format!("/echo?key={VALUE}"));
+    assert_eq!(request.body, format!("{{\"key\":\"{VALUE}\"}}").as_bytes());
 }
 
 async fn another_host_is_reset_and_receives_nothing(guest: &Guest, origins: &Origins) {
