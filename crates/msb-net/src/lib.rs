@@ -53,5 +53,5 @@ mod timers;
 
 pub use config::{Addresses, Config, DEFAULT_MAX_FLOWS, DEFAULT_MTU, HostEntry, MIN_MTU};
 pub use event::{Event, EventSink};
-pub use io::{Flow, Network, start};
+pub use io::{Flow, Network, is_own_address, start};
 pub use stream::{FlowReset, FlowStream};

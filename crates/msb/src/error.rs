@@ -18,6 +18,14 @@ pub enum Error {
     /// TLS interception cannot be set up. Nothing was started.
     #[error("TLS interception cannot be set up")]
     Tls(#[from] msb_tls_proxy::Error),
+    /// Nothing can listen there: the port is taken, or the address is not of this host.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// Kernel, initramfs or image are missing or unusable.
     #[error(transparent)]
     Image(#[from] msb_image::Error),

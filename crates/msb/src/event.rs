@@ -12,6 +12,8 @@ pub enum Event {
     Network(msb_net::Event),
     /// From TLS interception: requests, substitutions, violations.
     Tls(msb_tls_proxy::Event),
+    /// From a [`Proxy`](crate::Proxy): tunnels and connections it refused.
+    Proxy(crate::ProxyEvent),
     /// Something is not as asked for, and the sandbox runs all the same: an overlap of patterns, a trust store in
     /// the guest that cannot be written.
     Warning(String),
@@ -80,6 +82,8 @@ impl Events {
 fn log(sandbox: &str, event: &Event) {
     use msb_secrets::ViolationAction;
     use msb_tls_proxy::Event as Tls;
+
+    use crate::ProxyEvent as Proxy;
     match event {
         Event::Terminated { reason } => tracing::error!(sandbox, "terminated: {reason}"),
         Event::Warning(text) => tracing::warn!(sandbox, "{text}"),
@@ -107,6 +111,10 @@ fn log(sandbox: &str, event: &Event) {
         Event::Tls(Tls::GuestRejectedLeaf { host, hint }) => {
             tracing::warn!(sandbox, %host, "the guest rejected the sandbox's certificate: {hint}");
         }
+        Event::Proxy(event @ (Proxy::ConnectionLimit { .. } | Proxy::AcceptFailed { .. })) => {
+            tracing::warn!(sandbox, ?event, "connections are refused");
+        }
+        Event::Proxy(event) => tracing::info!(sandbox, ?event, "refused"),
         Event::Tls(event) => tracing::debug!(sandbox, ?event, "tls"),
         Event::Network(event) => tracing::debug!(sandbox, ?event, "network"),
     }

@@ -40,8 +40,11 @@ mod event;
 mod exec;
 mod network;
 mod plan;
+mod proxy;
+mod record;
 mod route;
 mod sandbox;
+mod socket;
 mod start;
 
 pub use msb_ca as ca;
@@ -61,4 +64,5 @@ pub use error::Error;
 pub use event::Event;
 pub use exec::{Command, ExitStatus, Output, Piece, Process, Stdin};
 pub use network::{HostAddress, NetworkBuilder, TlsBuilder};
+pub use proxy::{Proxy, ProxyBuilder, ProxyEvent, ProxyMode};
 pub use sandbox::Sandbox;

@@ -1,6 +1,6 @@
 //! The network's part of a sandbox's configuration.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use msb_secrets::ViolationAction;
@@ -10,6 +10,9 @@ use msb_secrets::ViolationAction;
 pub enum HostAddress {
     /// This address.
     Ip(IpAddr),
+    /// This address, and this port whatever port was asked for. For a [`Proxy`](crate::Proxy) only: the guest of a
+    /// sandbox chooses ports itself.
+    Socket(SocketAddr),
     /// The host: connections reach its loopback interface, if the policy allows the group `host`.
     HostGateway,
 }
@@ -17,6 +20,12 @@ pub enum HostAddress {
 impl From<IpAddr> for HostAddress {
     fn from(address: IpAddr) -> Self {
         Self::Ip(address)
+    }
+}
+
+impl From<SocketAddr> for HostAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Socket(address)
     }
 }
 

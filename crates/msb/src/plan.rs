@@ -61,12 +61,7 @@ impl Plan {
                 builder.memory_mib
             )));
         }
-        let secrets = builder
-            .secrets
-            .into_iter()
-            .map(SecretBuilder::build)
-            .collect::<Result<Vec<_>, _>>()?;
-        secrets.iter().try_for_each(check_scopes)?;
+        let secrets = build_secrets(builder.secrets)?;
         let network = builder.network;
         let interception = plan_interception(&network, !secrets.is_empty())?;
         let warnings = check_reach(&secrets, &network, interception.as_ref())?;
@@ -74,10 +69,7 @@ impl Plan {
         Ok(Self {
             env: merge_env(builder.env, &secrets)?,
             secrets,
-            policy: Arc::new(match &network.profiles {
-                Some(text) => NetworkPolicy::parse(text)?,
-                None => NetworkPolicy::default(),
-            }),
+            policy: Arc::new(policy(&network)?),
             hosts: plan_hosts(network.hosts)?,
             on_violation: network.on_violation,
             interception,
@@ -96,6 +88,20 @@ impl Plan {
             warnings,
         })
     }
+}
+
+pub(crate) fn build_secrets(secrets: Vec<SecretBuilder>) -> Result<Vec<Secret>, Error> {
+    let secrets = secrets.into_iter().map(SecretBuilder::build);
+    let secrets = secrets.collect::<Result<Vec<_>, _>>()?;
+    secrets.iter().try_for_each(check_scopes)?;
+    Ok(secrets)
+}
+
+pub(crate) fn policy(network: &NetworkBuilder) -> Result<NetworkPolicy, Error> {
+    Ok(match &network.profiles {
+        Some(text) => NetworkPolicy::parse(text)?,
+        None => NetworkPolicy::default(),
+    })
 }
 
 /// The name is the guest's host name: one label of RFC 1123.
@@ -142,18 +148,26 @@ fn plan_hosts(hosts: Vec<(String, HostAddress)>) -> Result<Vec<(HostName, HostEn
     hosts
         .into_iter()
         .map(|(name, address)| {
-            let name = HostName::parse(&name)
-                .map_err(|error| Error::Config(format!("the added host: {error}")))?;
+            let name = added_name(&name)?;
             let entry = match address {
                 HostAddress::Ip(address) => HostEntry::Ip(address),
                 HostAddress::HostGateway => HostEntry::HostGateway,
+                HostAddress::Socket(_) => {
+                    return Err(Error::Config(format!(
+                        "the added host {name} cannot have a port: a sandbox's guest chooses ports itself"
+                    )));
+                }
             };
             Ok((name, entry))
         })
         .collect()
 }
 
-fn plan_interception(
+pub(crate) fn added_name(name: &str) -> Result<HostName, Error> {
+    HostName::parse(name).map_err(|error| Error::Config(format!("the added host: {error}")))
+}
+
+pub(crate) fn plan_interception(
     network: &NetworkBuilder,
     has_secrets: bool,
 ) -> Result<Option<Interception>, Error> {
@@ -197,23 +211,35 @@ fn check_reach(
     network: &NetworkBuilder,
     interception: Option<&Interception>,
 ) -> Result<Vec<String>, Error> {
-    let mut warnings = Vec::new();
+    let Some(secret) = secrets.first() else {
+        return Ok(Vec::new());
+    };
+    let env = secret.env();
+    let Some(interception) = interception else {
+        return Err(Error::Config(format!(
+            "nothing could put the secret {env} in: TLS interception is switched off; switch it on or drop the secret"
+        )));
+    };
     let network_is_off = network
         .profiles
         .as_deref()
         .is_some_and(|text| text.trim() == "none");
+    if network_is_off {
+        return Err(Error::Config(format!(
+            "nothing could put the secret {env} in: the network is `none`; allow its hosts or drop the secret"
+        )));
+    }
+    check_bypass(secrets, interception)
+}
+
+/// Refuses a secret for a host that is bypassed by name; returns warnings for patterns that overlap.
+pub(crate) fn check_bypass(
+    secrets: &[Secret],
+    interception: &Interception,
+) -> Result<Vec<String>, Error> {
+    let mut warnings = Vec::new();
     for secret in secrets {
         let env = secret.env();
-        let Some(interception) = interception else {
-            return Err(Error::Config(format!(
-                "nothing could put the secret {env} in: TLS interception is switched off; switch it on or drop the secret"
-            )));
-        };
-        if network_is_off {
-            return Err(Error::Config(format!(
-                "nothing could put the secret {env} in: the network is `none`; allow its hosts or drop the secret"
-            )));
-        }
         for pattern in secret.scope().patterns().iter() {
             match &pattern {
                 HostPattern::Exact(host) if interception.bypass.covers(host) => {

@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use msb_agent_proto::v1::{ConfigureRequest, Network as GuestNetwork};
+use msb_ca::SandboxCa;
 use msb_image::{DiskFormat, Guest, GuestPaths, RootDisk, Store};
 use msb_net::Addresses;
 use msb_policy::PinTable;
+use msb_secrets::{SecretSet, ViolationAction};
 use msb_tls_proxy::{Limits, TlsProxy, UpstreamTls};
 use msb_vmm::{Accelerator, Channels, Disk, Machine, NetworkDevice, Vm};
 use tokio::sync::watch;
@@ -45,7 +47,13 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         events.emit(&Event::Warning(warning.clone()));
     }
     let proxy = match &plan.interception {
-        Some(interception) => Some(Arc::new(build_proxy(&plan, interception, &events)?)),
+        Some(interception) => {
+            let ca = SandboxCa::generate(&plan.name, SystemTime::now())
+                .map_err(msb_tls_proxy::Error::from)?;
+            let secrets = plan.secrets.clone();
+            let proxy = build_tls(ca, secrets, interception, plan.on_violation, &events)?;
+            Some(Arc::new(proxy))
+        }
         None => None,
     };
     let (machine, accelerator) = describe_machine(&plan, &store, &guest, &root).await?;
@@ -95,23 +103,24 @@ fn resolve_files(store: &Store, plan: &Plan) -> Result<(Guest, RootDisk), Error>
     Ok((guest, root))
 }
 
-fn build_proxy(
-    plan: &Plan,
+/// The engine that intercepts TLS with the authority `ca`.
+pub(crate) fn build_tls(
+    ca: SandboxCa,
+    secrets: SecretSet,
     interception: &Interception,
+    on_violation: ViolationAction,
     events: &Events,
 ) -> Result<TlsProxy, Error> {
-    let ca = msb_ca::SandboxCa::generate(&plan.name, SystemTime::now())
-        .map_err(msb_tls_proxy::Error::from)?;
     let mut upstream = UpstreamTls::builder();
     for file in &interception.upstream_ca_files {
         upstream = upstream.ca_file(file);
     }
     Ok(TlsProxy::new(msb_tls_proxy::Config {
         ca,
-        secrets: plan.secrets.clone(),
+        secrets,
         bypass: interception.bypass.clone(),
         upstream: upstream.build()?,
-        on_violation: plan.on_violation,
+        on_violation,
         events: events.tls_sink(),
         limits: Limits::default(),
     })?)

@@ -25,7 +25,7 @@ pub(super) async fn connect(
     to_host: bool,
     host_permitted: bool,
 ) -> io::Result<TcpStream> {
-    if !to_host && !host_permitted && is_own(destination.ip())? {
+    if !to_host && !host_permitted && is_own_address(destination.ip())? {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, Denied));
     }
     let attempts = async {
@@ -84,11 +84,11 @@ fn targets(destination: SocketAddr, to_host: bool) -> Vec<SocketAddr> {
     }
 }
 
-/// Whether connecting to `address` leads to the host itself.
+/// Whether connecting to `address` leads to the host itself: its loopback interface, or any address of its own.
 ///
 /// # Errors
 /// When no socket can be had, which a connect could not have either.
-fn is_own(address: IpAddr) -> io::Result<bool> {
+pub fn is_own_address(address: IpAddr) -> io::Result<bool> {
     let address = address.to_canonical();
     let nobodys = match address {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
@@ -133,14 +133,14 @@ mod tests {
     #[tokio::test]
     async fn the_hosts_own_addresses_are_known() {
         for own in ["127.0.0.1", "127.0.0.2", "::ffff:127.0.0.1", "0.0.0.0"] {
-            assert!(is_own(ip(own)).unwrap(), "{own}");
+            assert!(is_own_address(ip(own)).unwrap(), "{own}");
         }
         for other in ["192.0.2.1", "8.8.8.8", "::ffff:8.8.8.8"] {
-            assert!(!is_own(ip(other)).unwrap(), "{other}");
+            assert!(!is_own_address(ip(other)).unwrap(), "{other}");
         }
         // None on a machine with no address but the loopback's.
         if let Some(own) = source_towards(ip("192.0.2.1")) {
-            assert!(is_own(own).unwrap(), "{own}");
+            assert!(is_own_address(own).unwrap(), "{own}");
         }
     }
 

@@ -6,4 +6,5 @@ mod drive;
 mod names;
 mod resolve;
 
+pub use connect::is_own_address;
 pub use drive::{Flow, Network, start};

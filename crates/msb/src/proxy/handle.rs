@@ -1,0 +1,177 @@
+//! A running proxy.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use msb_secrets::SecretBuilder;
+use msb_tls_proxy::TlsProxy;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::ProxyBuilder;
+use super::builder::{Plan, check};
+use super::dial::Dialler;
+use super::serve::{Server, drive};
+use crate::event::Events;
+use crate::network::NetworkBuilder;
+use crate::{Error, Event, start};
+
+/// In the authority's name, and in the log.
+const NAME: &str = "proxy";
+/// How many connections the kernel keeps until they are accepted.
+const BACKLOG: u32 = 1024;
+
+/// A running proxy. Dropping it ends it and its connections at once; [`drain`](Self::drain) lets them finish.
+pub struct Proxy {
+    address: SocketAddr,
+    tls: TlsProxy,
+    network: NetworkBuilder,
+    end: watch::Receiver<Option<String>>,
+    drain: watch::Sender<bool>,
+    open: Arc<AtomicUsize>,
+    serving: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Starts to configure a proxy.
+    pub fn builder() -> ProxyBuilder {
+        ProxyBuilder::new()
+    }
+
+    pub(super) async fn start(mut builder: ProxyBuilder) -> Result<Self, Error> {
+        let plan = Plan::new(&mut builder)?;
+        let (terminate, end) = watch::channel(None);
+        let events = Events {
+            sandbox: NAME.to_owned(),
+            sink: builder.on_event,
+            terminate,
+        };
+        for warning in plan.warnings {
+            events.emit(&Event::Warning(warning));
+        }
+        let ca = msb_ca::SandboxCa::generate(NAME, SystemTime::now())
+            .map_err(msb_tls_proxy::Error::from)?;
+        let tls = start::build_tls(
+            ca,
+            plan.secrets,
+            &plan.interception,
+            builder.network.on_violation,
+            &events,
+        )?;
+        let listener = listen(builder.listen).map_err(|source| Error::Listen {
+            address: builder.listen,
+            source,
+        })?;
+        let address = listener.local_addr().map_err(|source| Error::Listen {
+            address: builder.listen,
+            source,
+        })?;
+        let open = Arc::new(AtomicUsize::new(0));
+        let server = Arc::new(Server {
+            tls: tls.clone(),
+            dialler: Dialler {
+                policy: plan.policy,
+                hosts: plan.hosts,
+                own: address,
+            },
+            mode: builder.mode,
+            upstream_port: builder.upstream_port,
+            max_connections: builder.max_connections,
+            events,
+            end: end.clone(),
+            open: Arc::clone(&open),
+        });
+        let (drain, drained) = watch::channel(false);
+        Ok(Self {
+            address,
+            tls,
+            network: builder.network,
+            end,
+            drain,
+            open,
+            serving: tokio::spawn(drive(server, listener, drained)),
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The certificate that clients have to trust, as PEM. Its key was made for this proxy and ends with it.
+    #[must_use]
+    pub fn ca_pem(&self) -> String {
+        self.tls.ca().cert_pem().to_owned()
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Puts other secrets in the place of all there are: requests whose head was not read yet use them. Returns
+    /// warnings.
+    ///
+    /// # Errors
+    /// What is wrong with one of them. Nothing has changed then.
+    pub fn replace_secrets(&self, secrets: Vec<SecretBuilder>) -> Result<Vec<String>, Error> {
+        let (secrets, _, warnings) = check(secrets, &self.network)?;
+        self.tls.replace_secrets(secrets);
+        Ok(warnings)
+    }
+
+    /// Waits until the proxy ends by itself, and returns why: a violation, where
+    /// [`BlockAndTerminate`](crate::ViolationAction::BlockAndTerminate) asks for it.
+    pub async fn ended(&self) -> String {
+        let mut end = self.end.clone();
+        let reason = match end.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone(),
+            Err(_) => None,
+        };
+        reason.unwrap_or_else(|| "its task is gone".to_owned())
+    }
+
+    /// Accepts no more connections and lets those that are open finish, for at most `limit`. Returns how many were cut
+    /// off then.
+    pub async fn drain(mut self, limit: Duration) -> usize {
+        self.drain.send_replace(true);
+        match tokio::time::timeout(limit, &mut self.serving).await {
+            Ok(_) => 0,
+            Err(_) => self.connections(),
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As the standard library's listener does: a port is free again as soon as its listener has ended.
+    socket.set_reuseaddr(true)?;
+    // Accepted sockets take it over; clients that vanished are noticed.
+    socket.set_keepalive(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy")
+            .field("address", &self.address)
+            .field("connections", &self.connections())
+            .finish_non_exhaustive()
+    }
+}
