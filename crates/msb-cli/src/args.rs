@@ -1,12 +1,13 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use msb::AcceleratorChoice;
-use msb::ViolationAction;
-use msb::name::HostName;
+
+use crate::engine::EngineArgs;
 
 /// Run untrusted code in a microVM that calls real APIs without holding a credential.
 #[derive(Debug, Parser)]
@@ -32,28 +33,19 @@ pub(crate) enum Task {
     /// The exit status is the command's, 128 and the signal's number if a signal ended it, 126 and 127 if it cannot
     /// be executed or found, and 125 for a failure of msb itself.
     Run(Box<Run>),
+    /// Put secrets into the requests of clients that need no sandbox: in containers, in CI, on this machine.
+    ///
+    /// The same engine as in `run`, as an HTTP proxy (mode connect) or for TLS connections that are led here (mode
+    /// transparent). Clients trust the certificate in --ca-out and hold placeholders, `$MSB_NAME` for the secret NAME.
+    /// SIGHUP reads all secrets again; SIGTERM lets open connections finish. The exit status is 0 after that, and 125 for
+    /// a failure, and for a violation under block-and-terminate.
+    Proxy(Box<ProxyArgs>),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// A secret for the guest as NAME@HOST[,HOST...]: the value is that of the environment variable NAME of msb, the
-    /// guest's NAME holds a placeholder, and only these hosts (or `*.suffix` patterns) get the value.
-    // Parsed later: clap repeats what it refuses, and a value may be in it.
-    #[arg(long = "secret", value_name = "NAME@HOST[,HOST..]")]
-    pub(crate) secrets: Vec<String>,
-
-    /// What happens when a placeholder heads for a host its secret is not allowed for.
-    #[arg(long, value_name = "ACTION", default_value = "block", value_parser = parse_action)]
-    pub(crate) on_secret_violation: ViolationAction,
-
-    /// What the guest may reach: a comma-separated list of public, private, host, metadata, all, none. `host` opens
-    /// every service on the host, those listening on its loopback interface only included.
-    #[arg(long = "net", value_name = "PROFILES", default_value = "public")]
-    pub(crate) net: String,
-
-    /// Makes a name resolve to an address in the guest, or to the host itself (`host-gateway`).
-    #[arg(long = "add-host", value_name = "NAME:ADDRESS", value_parser = parse_host)]
-    pub(crate) add_hosts: Vec<HostArg>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 
     /// Intercept TLS, even without a secret.
     #[arg(long)]
@@ -62,14 +54,6 @@ pub(crate) struct Run {
     /// A TCP port on which TLS is intercepted, instead of 443; switches interception on. May be repeated.
     #[arg(long = "tls-intercept-port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) tls_intercept_ports: Vec<u16>,
-
-    /// Hosts whose TLS is left alone: a name or `*.suffix`. May be repeated.
-    #[arg(long = "tls-bypass", value_name = "PATTERN")]
-    pub(crate) tls_bypass: Vec<String>,
-
-    /// A PEM file of authorities to trust when servers are verified, besides the host's own. May be repeated.
-    #[arg(long = "tls-upstream-ca-cert", value_name = "FILE")]
-    pub(crate) tls_upstream_ca_certs: Vec<PathBuf>,
 
     /// Set a variable in the guest, or hand on that of msb's own environment.
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
@@ -124,67 +108,65 @@ pub(crate) struct Run {
     pub(crate) command: Vec<OsString>,
 }
 
-/// `NAME@HOST[,HOST...]`; the value stays where it is, in the environment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SecretArg {
-    pub(crate) name: String,
-    pub(crate) hosts: Vec<String>,
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    /// Where to listen, as IP:PORT; with port 0 the system chooses one. The line `listening on IP:PORT` on standard
+    /// output says that clients can connect.
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_listen)]
+    pub(crate) listen: SocketAddr,
+
+    /// How connections come here.
+    #[arg(long, value_enum)]
+    pub(crate) mode: Mode,
+
+    /// Writes the certificate that clients have to trust to this file. It is made for this run, and its key is nowhere but
+    /// in memory.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_out: PathBuf,
+
+    /// The port of servers in the mode transparent.
+    #[arg(long, value_name = "PORT", default_value_t = 443, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) upstream_port: u16,
+
+    /// Allows an address to listen on that other machines can reach. Clients are not asked who they are: whoever reaches
+    /// the proxy can use its secrets towards their hosts.
+    #[arg(long)]
+    pub(crate) allow_remote: bool,
+
+    /// How many connections may be open at once; more are reset.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) max_connections: u16,
+
+    /// How long open connections may go on after SIGTERM or SIGINT. A second signal ends them at once.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub(crate) drain_timeout: u64,
+
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HostArg {
-    pub(crate) name: String,
-    pub(crate) address: msb::HostAddress,
+/// How connections come to the proxy.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Mode {
+    /// Clients ask for tunnels with HTTP CONNECT, as HTTPS_PROXY makes them do.
+    Connect,
+    /// TLS connections are led here by a firewall, a name server or a hosts file; the server is the one that the
+    /// ClientHello names.
+    Transparent,
 }
 
-pub(crate) fn parse_secret(text: &str) -> Result<SecretArg, String> {
-    let (name, hosts) = text.split_once('@').unwrap_or((text, ""));
-    if name.contains('=') {
-        // The text holds the value: it is not repeated.
-        return Err(
-            "a value on the command line shows in process lists and shell history; export it as an \
-             environment variable and write NAME@HOST"
-                .into(),
-        );
+impl From<Mode> for msb::ProxyMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Connect => Self::Connect,
+            Mode::Transparent => Self::Transparent,
+        }
     }
-    if name.is_empty() || hosts.is_empty() || hosts.split(',').any(str::is_empty) {
-        return Err("write NAME@HOST[,HOST...], for example API_KEY@api.example.com".into());
-    }
-    Ok(SecretArg {
-        name: name.to_owned(),
-        hosts: hosts.split(',').map(str::to_owned).collect(),
-    })
 }
 
-fn parse_action(text: &str) -> Result<ViolationAction, String> {
-    match text {
-        "block" => Ok(ViolationAction::Block),
-        "block-and-log" => Ok(ViolationAction::BlockAndLog),
-        "block-and-terminate" => Ok(ViolationAction::BlockAndTerminate),
-        _ => Err("use block, block-and-log or block-and-terminate".into()),
-    }
-}
-
-fn parse_host(text: &str) -> Result<HostArg, String> {
-    let (name, address) = text
-        .split_once(':')
-        .ok_or("write NAME:ADDRESS or NAME:host-gateway")?;
-    HostName::parse(name).map_err(|error| error.to_string())?;
-    let bare = address
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(address);
-    let address = match bare {
-        "host-gateway" => msb::HostAddress::HostGateway,
-        _ => msb::HostAddress::Ip(
-            bare.parse()
-                .map_err(|_| format!("{address:?} is neither an IP address nor host-gateway"))?,
-        ),
-    };
-    Ok(HostArg {
-        name: name.to_owned(),
-        address,
-    })
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "write an IP address and a port, such as 127.0.0.1:8080 or [::1]:0".into())
 }
 
 #[cfg(test)]
@@ -195,55 +177,5 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn secrets_parse_or_say_what_to_write() {
-        for (text, expected) in [
-            ("KEY@a.example", Some(vec!["a.example"])),
-            (
-                "KEY@a.example,*.b.example",
-                Some(vec!["a.example", "*.b.example"]),
-            ),
-            ("KEY", None),
-            ("KEY@", None),
-            ("@a.example", None),
-            ("KEY@a.example,", None),
-            ("KEY=value@a.example", None),
-            ("KEY=a@b.example", None),
-        ] {
-            let hosts = parse_secret(text).ok().map(|secret| secret.hosts);
-            let expected = expected.map(|hosts| hosts.into_iter().map(str::to_owned).collect());
-            assert_eq!(hosts, expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_value_on_the_command_line_is_refused_and_not_repeated() {
-        for text in ["KEY=sk-canary@a.example", "KEY=sk-canary", "sk-canary"] {
-            let error = parse_secret(text).expect_err("refused");
-            assert!(!error.contains("canary"), "{error}");
-        }
-    }
-
-    #[test]
-    fn added_hosts_parse_or_say_what_to_write() {
-        let ip = |text: &str| Some(msb::HostAddress::Ip(text.parse().expect("an address")));
-        for (text, expected) in [
-            (
-                "a.example:host-gateway",
-                Some(msb::HostAddress::HostGateway),
-            ),
-            ("a.example:192.0.2.1", ip("192.0.2.1")),
-            ("a.example:2001:db8::1", ip("2001:db8::1")),
-            ("a.example:[2001:db8::1]", ip("2001:db8::1")),
-            ("a.example", None),
-            ("a.example:", None),
-            ("a example:192.0.2.1", None),
-            (":192.0.2.1", None),
-        ] {
-            let address = parse_host(text).ok().map(|host| host.address);
-            assert_eq!(address, expected, "{text}");
-        }
     }
 }

@@ -2,9 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod engine;
+mod events;
 mod interrupt;
+mod proxy;
 mod report;
 mod run;
+mod secrets;
 
 use std::process::ExitCode;
 
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
     };
     let outcome = match cli.task {
         Task::Run(run) => runtime.block_on(run::run(*run)),
+        Task::Proxy(args) => runtime.block_on(proxy::run(*args)),
     };
     // A read of standard input that nobody waits for any more must not hold the process back.
     runtime.shutdown_background();

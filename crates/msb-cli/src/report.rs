@@ -29,6 +29,12 @@ pub(crate) fn failure(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(exit_code(error))
 }
 
+/// Tells something that is no failure, on one line.
+pub(crate) fn note(text: &str) {
+    // As above.
+    let _ = writeln!(std::io::stderr(), "msb: {text}");
+}
+
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<msb::Error>() {
         Some(msb::Error::ProgramNotFound(_)) => 127,

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use msb::{Piece, Sandbox, SandboxBuilder, Stdin};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 
-use crate::args::{Run, parse_secret};
+use crate::args::Run;
+use crate::events::{EventFile, EventWriter};
 use crate::interrupt::Interrupts;
 
 /// The largest piece of standard input read at once, in bytes.
@@ -22,7 +23,15 @@ pub(crate) async fn run(args: Run) -> Result<u8> {
     let command = utf8(&args.command)?;
     let interactive = args.interactive;
     let workdir = args.workdir.clone();
-    let builder = builder(args)?;
+    let events = args.engine.events.as_deref().map(EventFile::open);
+    let events = events.transpose()?;
+    let writer = events.as_ref().map(EventFile::writer);
+    // A command that tells a value may take its time.
+    let building = tokio::task::spawn_blocking(move || builder(args, writer));
+    let builder = tokio::select! {
+        builder = building => builder??,
+        code = interrupts.next() => return Ok(code),
+    };
     let sandbox = tokio::select! {
         sandbox = builder.create() => sandbox?,
         code = interrupts.next() => return Ok(code),
@@ -36,7 +45,7 @@ pub(crate) async fn run(args: Run) -> Result<u8> {
     outcome
 }
 
-fn builder(args: Run) -> Result<SandboxBuilder> {
+fn builder(args: Run, events: Option<EventWriter>) -> Result<SandboxBuilder> {
     let mut builder = Sandbox::builder(args.name)
         .cpus(args.cpus)
         .memory(args.memory)
@@ -58,47 +67,26 @@ fn builder(args: Run) -> Result<SandboxBuilder> {
         let (name, value) = variable(&text)?;
         builder = builder.env(name, value);
     }
-    for text in args.secrets {
-        let secret = parse_secret(&text).map_err(|error| anyhow!("--secret: {error}"))?;
-        let value = host_variable(&secret.name).with_context(|| {
-            format!("the secret {0} has no value: export {0} first", secret.name)
-        })?;
-        builder = builder.secret(|mut s| {
-            for host in secret.hosts {
-                s = if host.contains('*') {
-                    s.allow_host_pattern(host)
-                } else {
-                    s.allow_host(host)
-                };
-            }
-            s.env(secret.name).value(value)
-        });
+    for spec in args.engine.secrets.specs()? {
+        let secret = spec.builder(spec.read()?, None);
+        builder = builder.secret(|_| secret);
     }
-    let intercept = args.tls_intercept
-        || !args.tls_intercept_ports.is_empty()
-        || !args.tls_bypass.is_empty()
-        || !args.tls_upstream_ca_certs.is_empty();
-    Ok(builder.network(|mut n| {
-        n = n
-            .profiles(args.net)
-            .on_secret_violation(args.on_secret_violation);
-        for host in args.add_hosts {
-            n = n.add_host(host.name, host.address);
-        }
+    if let Some(events) = events {
+        builder = builder.on_event(move |event| events.write(event));
+    }
+    let engine = args.engine;
+    let intercept =
+        args.tls_intercept || !args.tls_intercept_ports.is_empty() || engine.wants_tls();
+    Ok(builder.network(|network| {
+        let network = engine.network(network);
         if !intercept {
-            return n;
+            return network;
         }
-        n.tls(|mut t| {
+        network.tls(|mut tls| {
             if !args.tls_intercept_ports.is_empty() {
-                t = t.intercepted_ports(args.tls_intercept_ports);
+                tls = tls.intercepted_ports(args.tls_intercept_ports);
             }
-            for pattern in args.tls_bypass {
-                t = t.bypass(pattern);
-            }
-            for file in args.tls_upstream_ca_certs {
-                t = t.upstream_ca_cert(file);
-            }
-            t
+            engine.tls(tls)
         })
     }))
 }

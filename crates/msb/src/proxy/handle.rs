@@ -30,6 +30,7 @@ pub struct Proxy {
     address: SocketAddr,
     tls: TlsProxy,
     network: NetworkBuilder,
+    env: Vec<(String, String)>,
     end: watch::Receiver<Option<String>>,
     drain: watch::Sender<bool>,
     open: Arc<AtomicUsize>,
@@ -53,6 +54,9 @@ impl Proxy {
         for warning in plan.warnings {
             events.emit(&Event::Warning(warning));
         }
+        let env = plan.secrets.env();
+        let env = env.map(|(name, placeholder)| (name.to_owned(), placeholder.to_owned()));
+        let env = env.collect();
         let ca = msb_ca::SandboxCa::generate(NAME, SystemTime::now())
             .map_err(msb_tls_proxy::Error::from)?;
         let tls = start::build_tls(
@@ -90,6 +94,7 @@ impl Proxy {
             address,
             tls,
             network: builder.network,
+            env,
             end,
             drain,
             open,
@@ -107,6 +112,13 @@ impl Proxy {
     #[must_use]
     pub fn ca_pem(&self) -> String {
         self.tls.ca().cert_pem().to_owned()
+    }
+
+    /// Variable and placeholder of each secret, in the order they were added: what clients have in their environment.
+    pub fn env(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.env
+            .iter()
+            .map(|(name, placeholder)| (name.as_str(), placeholder.as_str()))
     }
 
     /// How many connections are open.

@@ -1,0 +1,142 @@
+//! The flags that mean the same wherever the engine runs: secrets, policy, TLS, events.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use msb::name::HostName;
+use msb::{HostAddress, NetworkBuilder, TlsBuilder, ViolationAction};
+
+use crate::secrets::SecretArgs;
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EngineArgs {
+    #[command(flatten)]
+    pub(crate) secrets: SecretArgs,
+
+    /// What happens when a placeholder heads for a host its secret is not allowed for: block, block-and-log or
+    /// block-and-terminate.
+    #[arg(long, value_name = "ACTION", default_value = "block", value_parser = parse_action)]
+    pub(crate) on_secret_violation: ViolationAction,
+
+    /// What may be reached: a comma-separated list of public, private, host, metadata, all, none. `host` opens every
+    /// service on the host, those listening on its loopback interface only included.
+    #[arg(long = "net", value_name = "PROFILES", default_value = "public")]
+    pub(crate) net: String,
+
+    /// Makes a name lead to an address, or to the host itself (`host-gateway`). With a port, in `msb proxy` only, to that
+    /// port whatever port is asked for. May be repeated.
+    #[arg(long = "add-host", value_name = "NAME:IP[:PORT]", value_parser = parse_host)]
+    pub(crate) add_hosts: Vec<HostArg>,
+
+    /// Hosts whose TLS is left alone: a name or `*.suffix`. May be repeated.
+    #[arg(long = "tls-bypass", value_name = "PATTERN")]
+    pub(crate) tls_bypass: Vec<String>,
+
+    /// A PEM file of authorities to trust when servers are verified, besides the host's own. May be repeated.
+    #[arg(long = "tls-upstream-ca-cert", value_name = "FILE")]
+    pub(crate) tls_upstream_ca_certs: Vec<PathBuf>,
+
+    /// Appends what happens to a file, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostArg {
+    pub(crate) name: String,
+    pub(crate) address: HostAddress,
+}
+
+impl EngineArgs {
+    /// Whether a flag is about interception, which switches it on.
+    pub(crate) fn wants_tls(&self) -> bool {
+        !self.tls_bypass.is_empty() || !self.tls_upstream_ca_certs.is_empty()
+    }
+
+    /// Applies the flags about policy.
+    pub(crate) fn network(&self, mut network: NetworkBuilder) -> NetworkBuilder {
+        network = network
+            .profiles(&self.net)
+            .on_secret_violation(self.on_secret_violation);
+        for host in &self.add_hosts {
+            network = network.add_host(&host.name, host.address);
+        }
+        network
+    }
+
+    /// Applies the flags about TLS.
+    pub(crate) fn tls(&self, mut tls: TlsBuilder) -> TlsBuilder {
+        for pattern in &self.tls_bypass {
+            tls = tls.bypass(pattern);
+        }
+        for file in &self.tls_upstream_ca_certs {
+            tls = tls.upstream_ca_cert(file);
+        }
+        tls
+    }
+}
+
+fn parse_action(text: &str) -> Result<ViolationAction, String> {
+    match text {
+        "block" => Ok(ViolationAction::Block),
+        "block-and-log" => Ok(ViolationAction::BlockAndLog),
+        "block-and-terminate" => Ok(ViolationAction::BlockAndTerminate),
+        _ => Err("use block, block-and-log or block-and-terminate".into()),
+    }
+}
+
+fn parse_host(text: &str) -> Result<HostArg, String> {
+    let (name, address) = text
+        .split_once(':')
+        .ok_or("write NAME:IP, NAME:IP:PORT or NAME:host-gateway")?;
+    HostName::parse(name).map_err(|error| error.to_string())?;
+    let bare = address
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(address);
+    let ip = || bare.parse().map(HostAddress::Ip).ok();
+    let socket = || address.parse().map(HostAddress::Socket).ok();
+    let address = match bare {
+        "host-gateway" => Some(HostAddress::HostGateway),
+        _ => ip().or_else(socket),
+    };
+    let address = address.ok_or_else(|| {
+        format!("{text:?} has no IP address behind the name, nor host-gateway; write an IPv6 address with a port as [IP]:PORT")
+    })?;
+    if matches!(address, HostAddress::Socket(socket) if socket.port() == 0) {
+        return Err("ports are from 1 to 65535".into());
+    }
+    Ok(HostArg {
+        name: name.to_owned(),
+        address,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn added_hosts_parse_or_say_what_to_write() {
+        let ip = |text: &str| Some(HostAddress::Ip(text.parse().expect("an address")));
+        let socket = |text: &str| Some(HostAddress::Socket(text.parse().expect("an address")));
+        for (text, expected) in [
+            ("a.example:host-gateway", Some(HostAddress::HostGateway)),
+            ("a.example:192.0.2.1", ip("192.0.2.1")),
+            ("a.example:192.0.2.1:8443", socket("192.0.2.1:8443")),
+            ("a.example:2001:db8::1", ip("2001:db8::1")),
+            ("a.example:[2001:db8::1]", ip("2001:db8::1")),
+            ("a.example:[2001:db8::1]:8443", socket("[2001:db8::1]:8443")),
+            ("a.example", None),
+            ("a.example:", None),
+            ("a.example:192.0.2.1:0", None),
+            ("a.example:192.0.2.1:65536", None),
+            ("a.example:host-gateway:1", None),
+            ("a example:192.0.2.1", None),
+            (":192.0.2.1", None),
+        ] {
+            let address = parse_host(text).ok().map(|host| host.address);
+            assert_eq!(address, expected, "{text}");
+        }
+    }
+}
