@@ -9,6 +9,7 @@ use rcgen::{
 };
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -114,6 +115,36 @@ impl TestRoot {
         };
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         (vec![certificate.unwrap().into()], key)
+    }
+
+    /// As [`server`](Self::server) with a good certificate, for clients that present a certificate
+    /// of this root.
+    #[must_use]
+    pub fn server_for_known_clients(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let (chain, key) = self.issue(names, CertificateKind::Good);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.der()).unwrap();
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(chain, key)
+            .unwrap();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
+    /// A client's certificate, signed by the root, and its key, as PEM.
+    #[must_use]
+    pub fn client_pem(&self, common_name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = params(&[], common_name, -10, 10);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
     }
 }
 

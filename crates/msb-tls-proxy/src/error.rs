@@ -29,6 +29,29 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A client certificate or its key could not be read. Check the path and its permissions.
+    #[error("cannot read the client certificate or key {}", path.display())]
+    UnreadableClientCertificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A client certificate and its key cannot be used together. Give the chain and the unencrypted
+    /// key as PEM.
+    #[error("the client certificate or key {} cannot be used: {reason}", path.display())]
+    BadClientCertificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, without any part of the key.
+        reason: String,
+    },
+    /// A server could be shown either.
+    #[error("there are two client certificates for {pattern}")]
+    TwoClientCertificates {
+        /// The pattern.
+        pattern: String,
+    },
     /// A limit that nothing could pass.
     #[error("the limit {name} is too small: at least {least} is needed")]
     LimitTooSmall {

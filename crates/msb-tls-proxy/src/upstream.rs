@@ -1,30 +1,46 @@
 //! Whom to trust as a server, and what it means when one cannot be trusted.
 
-use std::path::PathBuf;
+mod per_host;
+mod unverified;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use msb_name::Host;
+use msb_name::{Host, HostPattern};
 use msb_policy::UpstreamTrust;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
+use rustls::sign::SingleCertAndKey;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 
+use self::per_host::{PerHost, Rule, Setting, Settings};
+use self::unverified::Unverified;
 use crate::Error;
 
 /// The one protocol offered in this slice.
 pub(crate) const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// How servers are verified: against the host's roots, Mozilla's if the host has none, and any
-/// added ones.
+/// added ones; and what is different for some of them.
 #[derive(Clone, Debug)]
 pub struct UpstreamTls {
+    /// For servers that no pattern covers.
+    default: Handshake,
+    per_host: Arc<PerHost<Handshake>>,
+}
+
+/// How to shake hands with some servers. They share the store of sessions, and no others do: one
+/// that was agreed on under other rules must not be resumed.
+#[derive(Clone, Debug)]
+struct Handshake {
     /// Offers `http/1.1`.
     http: Arc<ClientConfig>,
     /// Offers nothing, for guests that offer nothing.
     no_alpn: Arc<ClientConfig>,
+    verifies: bool,
 }
 
 /// Collects what [`UpstreamTls`] is to trust.
@@ -33,6 +49,7 @@ pub struct UpstreamTlsBuilder {
     without_system_roots: bool,
     files: Vec<PathBuf>,
     texts: Vec<String>,
+    rules: Vec<Rule>,
 }
 
 impl UpstreamTlsBuilder {
@@ -57,11 +74,43 @@ impl UpstreamTlsBuilder {
         self
     }
 
+    /// Trusts the certificates in a PEM file as well, for the servers that `pattern` covers.
+    #[must_use]
+    pub fn ca_file_for(self, pattern: HostPattern, path: impl Into<PathBuf>) -> Self {
+        self.rule(pattern, Setting::CaFile(path.into()))
+    }
+
+    /// Does not verify the servers that `pattern` covers: whoever is on the way there can read and
+    /// change everything. They get no secret that does not
+    /// [allow it](msb_secrets::SecretBuilder::allow_unverified_upstream_dangerous).
+    #[must_use]
+    pub fn danger_no_verification_for(self, pattern: HostPattern) -> Self {
+        self.rule(pattern, Setting::NoVerification)
+    }
+
+    /// Presents a certificate to the servers that `pattern` covers, if they ask for one; both files
+    /// are PEM. Where several patterns cover a server, the narrowest counts.
+    #[must_use]
+    pub fn client_certificate_for(
+        self,
+        pattern: HostPattern,
+        chain: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        let (chain, key) = (chain.into(), key.into());
+        self.rule(pattern, Setting::ClientCertificate { chain, key })
+    }
+
+    fn rule(mut self, pattern: HostPattern, setting: Setting) -> Self {
+        self.rules.push(Rule { pattern, setting });
+        self
+    }
+
     /// Reads the files and the host's roots.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, or text without a usable certificate in it.
+    /// A file that cannot be read or used, or two client certificates for one pattern.
     pub fn build(self) -> Result<UpstreamTls, Error> {
         let mut roots = RootCertStore::empty();
         if !self.without_system_roots {
@@ -72,16 +121,20 @@ impl UpstreamTlsBuilder {
             }
         }
         for path in &self.files {
-            let text = std::fs::read(path).map_err(|source| Error::UnreadableCaFile {
-                path: path.clone(),
-                source,
-            })?;
-            add_pem(&mut roots, &text, &path.display().to_string())?;
+            add_file(&mut roots, path)?;
         }
         for text in &self.texts {
             add_pem(&mut roots, text.as_bytes(), "the given PEM text")?;
         }
-        UpstreamTls::new(roots)
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut per_host = PerHost::default();
+        for (pattern, settings) in per_host::settings(&self.rules)? {
+            per_host.insert(pattern, Handshake::new(&roots, &settings, &provider)?);
+        }
+        Ok(UpstreamTls {
+            default: Handshake::new(&roots, &Settings::default(), &provider)?,
+            per_host: Arc::new(per_host),
+        })
     }
 }
 
@@ -92,52 +145,77 @@ impl UpstreamTls {
         UpstreamTlsBuilder::default()
     }
 
-    fn new(roots: RootCertStore) -> Result<Self, Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier: Arc<dyn ServerCertVerifier> = if roots.is_empty() {
-            return Err(Error::BadCaCertificates {
-                origin: "the configuration".to_owned(),
-                reason: "no root certificate is left to trust".to_owned(),
-            });
-        } else {
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .build()
-                .map_err(|error| Error::Tls(rustls::Error::General(error.to_string())))?
-        };
-        let no_alpn = client_config(provider, verifier)?;
-        // A clone shares the session store, which is what makes resumption work across both.
-        let mut http = no_alpn.clone();
-        http.alpn_protocols = vec![HTTP_1_1.to_vec()];
-        Ok(Self {
-            http: Arc::new(http),
-            no_alpn: Arc::new(no_alpn),
-        })
-    }
-
     /// The configuration for a handshake with `host`, and what its success will establish.
     pub(crate) fn client(
         &self,
         host: &Host,
         offer_http: bool,
     ) -> (Arc<ClientConfig>, UpstreamTrust) {
+        let handshake = self.per_host.find(host).unwrap_or(&self.default);
         let config = if offer_http {
-            &self.http
+            &handshake.http
         } else {
-            &self.no_alpn
+            &handshake.no_alpn
         };
-        (Arc::clone(config), UpstreamTrust::Verified(host.clone()))
+        let trust = if handshake.verifies {
+            UpstreamTrust::Verified(host.clone())
+        } else {
+            UpstreamTrust::VerificationOff
+        };
+        (Arc::clone(config), trust)
     }
 }
 
-fn client_config(
-    provider: Arc<CryptoProvider>,
-    verifier: Arc<dyn ServerCertVerifier>,
-) -> Result<ClientConfig, Error> {
-    Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth())
+impl Handshake {
+    fn new(
+        roots: &RootCertStore,
+        settings: &Settings<'_>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, Error> {
+        let mut roots = roots.clone();
+        for path in &settings.ca_files {
+            add_file(&mut roots, path)?;
+        }
+        let verifier: Arc<dyn ServerCertVerifier> = if settings.no_verification {
+            Arc::new(Unverified(provider.signature_verification_algorithms))
+        } else if roots.is_empty() {
+            return Err(Error::BadCaCertificates {
+                origin: "the configuration".to_owned(),
+                reason: "no root certificate is left to trust".to_owned(),
+            });
+        } else {
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+                .build()
+                .map_err(|error| Error::Tls(rustls::Error::General(error.to_string())))?
+        };
+        let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let no_alpn = match settings.client_certificate {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => {
+                let certified = per_host::read_client_certificate(chain, key, provider)?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+            }
+        };
+        // A clone shares the session store, which is what makes resumption work across both.
+        let mut http = no_alpn.clone();
+        http.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        Ok(Self {
+            http: Arc::new(http),
+            no_alpn: Arc::new(no_alpn),
+            verifies: !settings.no_verification,
+        })
+    }
+}
+
+fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), Error> {
+    let text = std::fs::read(path).map_err(|source| Error::UnreadableCaFile {
+        path: path.to_owned(),
+        source,
+    })?;
+    add_pem(roots, &text, &path.display().to_string())
 }
 
 fn add_pem(roots: &mut RootCertStore, text: &[u8], origin: &str) -> Result<(), Error> {
@@ -236,6 +314,42 @@ mod tests {
         check_refused(
             UpstreamTls::builder().without_system_roots(),
             "no root certificate",
+        );
+    }
+
+    #[test]
+    fn files_for_some_hosts_that_cannot_be_used_are_build_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let root = msb_testkit::TestRoot::new();
+        let [(chain, key), (_, other)] = [1, 2].map(|_| root.client_pem("worker"));
+        let [chain, key, other] = [("chain", &chain), ("key", &key), ("other", &other)]
+            .map(|(name, text)| write(name, text));
+        let (empty, missing) = (write("empty", ""), dir.path().join("missing"));
+        let pattern = || "*.a.test".parse::<HostPattern>().unwrap();
+        let with = |chain: &Path, key: &Path| {
+            UpstreamTls::builder().client_certificate_for(pattern(), chain, key)
+        };
+        with(&chain, &key).build().unwrap();
+        check_refused(with(&missing, &key), "missing");
+        check_refused(with(&chain, &missing), "missing");
+        check_refused(with(&empty, &key), "no PEM section");
+        check_refused(with(&chain, &empty), "no PEM section");
+        check_refused(with(&chain, &chain), "unencrypted key");
+        check_refused(with(&chain, &other), "is not that of the certificate");
+        let twice = with(&chain, &key).client_certificate_for(pattern(), &chain, &key);
+        check_refused(twice, "two client certificates");
+        check_refused(
+            UpstreamTls::builder().ca_file_for(pattern(), &empty),
+            "no PEM section",
+        );
+        check_refused(
+            UpstreamTls::builder().ca_file_for(pattern(), &missing),
+            "missing",
         );
     }
 
