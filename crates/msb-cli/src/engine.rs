@@ -36,6 +36,19 @@ pub(crate) struct EngineArgs {
     #[arg(long = "tls-upstream-ca-cert", value_name = "FILE")]
     pub(crate) tls_upstream_ca_certs: Vec<PathBuf>,
 
+    /// As --tls-upstream-ca-cert, for one host or `*.suffix`. May be repeated.
+    #[arg(long = "tls-upstream-ca-cert-for", value_name = "PATTERN=FILE", value_parser = parse_file_for)]
+    pub(crate) tls_upstream_ca_certs_for: Vec<(String, PathBuf)>,
+
+    /// Does not verify the certificates of a host or `*.suffix`: whoever is on the way there can read and change
+    /// everything, so no secret goes there. May be repeated.
+    #[arg(long = "tls-no-verify-upstream-for", value_name = "PATTERN")]
+    pub(crate) tls_no_verify_upstream_for: Vec<String>,
+
+    /// Presents a client certificate (PEM files of the chain and its key) to a host or `*.suffix`. May be repeated.
+    #[arg(long = "tls-client-cert-for", value_name = "PATTERN=CERT,KEY", value_parser = parse_cert_for)]
+    pub(crate) tls_client_certs_for: Vec<CertFor>,
+
     /// Appends what happens to a file, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     pub(crate) events: Option<PathBuf>,
@@ -47,10 +60,30 @@ pub(crate) struct HostArg {
     pub(crate) address: HostAddress,
 }
 
+/// `PATTERN=CERT,KEY`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CertFor {
+    pub(crate) pattern: String,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
 impl EngineArgs {
     /// Whether a flag is about interception, which switches it on.
     pub(crate) fn wants_tls(&self) -> bool {
-        !self.tls_bypass.is_empty() || !self.tls_upstream_ca_certs.is_empty()
+        let Self {
+            tls_bypass,
+            tls_upstream_ca_certs,
+            tls_upstream_ca_certs_for,
+            tls_no_verify_upstream_for,
+            tls_client_certs_for,
+            ..
+        } = self;
+        !tls_bypass.is_empty()
+            || !tls_upstream_ca_certs.is_empty()
+            || !tls_upstream_ca_certs_for.is_empty()
+            || !tls_no_verify_upstream_for.is_empty()
+            || !tls_client_certs_for.is_empty()
     }
 
     /// Applies the flags about policy.
@@ -71,6 +104,15 @@ impl EngineArgs {
         }
         for file in &self.tls_upstream_ca_certs {
             tls = tls.upstream_ca_cert(file);
+        }
+        for (pattern, file) in &self.tls_upstream_ca_certs_for {
+            tls = tls.upstream_ca_cert_for(pattern, file);
+        }
+        for pattern in &self.tls_no_verify_upstream_for {
+            tls = tls.danger_no_verify_upstream_for(pattern);
+        }
+        for CertFor { pattern, cert, key } in &self.tls_client_certs_for {
+            tls = tls.client_cert_for(pattern, cert, key);
         }
         tls
     }
@@ -112,6 +154,29 @@ fn parse_host(text: &str) -> Result<HostArg, String> {
     })
 }
 
+fn parse_file_for(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((pattern, file)) if !pattern.is_empty() && !file.is_empty() => {
+            Ok((pattern.to_owned(), file.into()))
+        }
+        _ => Err("write PATTERN=FILE, such as *.corp.example=root.pem".into()),
+    }
+}
+
+fn parse_cert_for(text: &str) -> Result<CertFor, String> {
+    let usage = "write PATTERN=CERT,KEY, such as api.example.com=client.pem,client.key";
+    let (pattern, files) = text.split_once('=').ok_or(usage)?;
+    let (cert, key) = files.split_once(',').ok_or(usage)?;
+    if pattern.is_empty() || cert.is_empty() || key.is_empty() || key.contains(',') {
+        return Err(usage.into());
+    }
+    Ok(CertFor {
+        pattern: pattern.to_owned(),
+        cert: cert.into(),
+        key: key.into(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +203,34 @@ mod tests {
             let address = parse_host(text).ok().map(|host| host.address);
             assert_eq!(address, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn files_for_patterns_parse_or_say_what_to_write() {
+        for (text, expected) in [
+            ("a.example=f,g", Some(("a.example", "f", "g"))),
+            (
+                "*.a.example=dir/f,dir=g",
+                Some(("*.a.example", "dir/f", "dir=g")),
+            ),
+            ("a.example=f", None),
+            ("a.example=f,", None),
+            ("a.example=f,g,h", None),
+            ("=f,g", None),
+            ("f,g", None),
+        ] {
+            let parsed = parse_cert_for(text).ok();
+            let expected = expected.map(|(pattern, cert, key)| CertFor {
+                pattern: pattern.into(),
+                cert: cert.into(),
+                key: key.into(),
+            });
+            assert_eq!(parsed, expected, "{text}");
+        }
+        for text in ["a.example", "a.example=", "=f"] {
+            parse_file_for(text).expect_err(text);
+        }
+        let parsed = parse_file_for("a.example=f=g");
+        assert_eq!(parsed, Ok(("a.example".into(), "f=g".into())));
     }
 }

@@ -19,6 +19,9 @@ use crate::secrets::SecretSpec;
 /// Anybody may read a certificate: containers and other users have to.
 const CA_MODE: u32 = 0o644;
 
+/// How long the end of all connections may take once there is a reason for it.
+const LAST_RESETS: Duration = Duration::from_secs(2);
+
 /// Serves until it is told to end, and returns the exit status.
 ///
 /// # Errors
@@ -39,7 +42,8 @@ pub(crate) async fn run(args: ProxyArgs) -> Result<u8> {
     announce(&proxy, &specs).context("cannot write to standard output")?;
     let served = serve(&proxy, &specs, writer.as_ref(), &mut signals).await;
     if let Err(reason) = served {
-        drop(proxy);
+        // All connections are being reset, which the end of the process must not overtake.
+        proxy.drain(LAST_RESETS).await;
         bail!("the proxy ended: {reason}");
     }
     let cut_off = tokio::select! {

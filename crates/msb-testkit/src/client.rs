@@ -38,6 +38,19 @@ pub async fn connect_tls(
 ) -> io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
+    connect_tls_over(stream, name, root).await
+}
+
+/// As [`connect_tls`], over a stream that is connected already: a tunnel, say.
+///
+/// # Errors
+///
+/// What the handshake ended with.
+pub async fn connect_tls_over<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    name: &str,
+    root: &CertificateDer<'_>,
+) -> io::Result<TlsStream<S>> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(client_config(root, &[b"http/1.1"]))
         .connect(name, stream)

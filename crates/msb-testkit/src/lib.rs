@@ -28,7 +28,7 @@ mod origin;
 mod record;
 mod root;
 
-pub use client::{client_config, connect_tls, exchange, tcp_pair};
+pub use client::{client_config, connect_tls, connect_tls_over, exchange, tcp_pair};
 pub use origin::{Handler, Origin, RawOrigin};
 pub use record::RecordedRequest;
 pub use root::{CertificateKind, TestRoot};

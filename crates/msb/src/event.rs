@@ -114,6 +114,9 @@ fn log(sandbox: &str, event: &Event) {
         Event::Proxy(event @ (Proxy::ConnectionLimit { .. } | Proxy::AcceptFailed { .. })) => {
             tracing::warn!(sandbox, ?event, "connections are refused");
         }
+        Event::Proxy(Proxy::SecretsReplaced { count }) => {
+            tracing::info!(sandbox, count, "other secrets are in use");
+        }
         Event::Proxy(event) => tracing::info!(sandbox, ?event, "refused"),
         Event::Tls(event) => tracing::debug!(sandbox, ?event, "tls"),
         Event::Network(event) => tracing::debug!(sandbox, ?event, "network"),

@@ -80,7 +80,16 @@ pub struct TlsBuilder {
     pub(crate) enabled: bool,
     pub(crate) ports: Vec<u16>,
     pub(crate) bypass: Vec<String>,
-    pub(crate) upstream_ca_files: Vec<PathBuf>,
+    pub(crate) upstream: Vec<UpstreamSetting>,
+}
+
+/// One setting about servers, or about some of them.
+#[derive(Clone, Debug)]
+pub(crate) enum UpstreamSetting {
+    CaCert(PathBuf),
+    CaCertFor(String, PathBuf),
+    NoVerificationFor(String),
+    ClientCertFor(String, PathBuf, PathBuf),
 }
 
 impl Default for TlsBuilder {
@@ -89,7 +98,7 @@ impl Default for TlsBuilder {
             enabled: true,
             ports: vec![443],
             bypass: Vec::new(),
-            upstream_ca_files: Vec::new(),
+            upstream: Vec::new(),
         }
     }
 }
@@ -118,7 +127,41 @@ impl TlsBuilder {
     /// Trusts the certificates of a PEM file when servers are verified, besides the host's own roots. An unreadable
     /// file, or one without a certificate, is a build error. May be called several times.
     pub fn upstream_ca_cert(mut self, path: impl Into<PathBuf>) -> Self {
-        self.upstream_ca_files.push(path.into());
+        self.upstream.push(UpstreamSetting::CaCert(path.into()));
+        self
+    }
+
+    /// As [`upstream_ca_cert`](Self::upstream_ca_cert), for the servers that a pattern covers only: an exact name, or
+    /// `*.suffix`. Settings of all patterns that cover a server add up.
+    pub fn upstream_ca_cert_for(
+        mut self,
+        pattern: impl Into<String>,
+        path: impl Into<PathBuf>,
+    ) -> Self {
+        let setting = UpstreamSetting::CaCertFor(pattern.into(), path.into());
+        self.upstream.push(setting);
+        self
+    }
+
+    /// Does not verify the servers that a pattern covers: whoever is on the way there can read and change everything.
+    /// They get no secret but those that
+    /// [allow it](msb_secrets::SecretBuilder::allow_unverified_upstream_dangerous).
+    pub fn danger_no_verify_upstream_for(mut self, pattern: impl Into<String>) -> Self {
+        let setting = UpstreamSetting::NoVerificationFor(pattern.into());
+        self.upstream.push(setting);
+        self
+    }
+
+    /// Presents a certificate to the servers that a pattern covers, if they ask for one: PEM files of the chain and of
+    /// its key, which stays on the host. Where several patterns cover a server, the narrowest counts.
+    pub fn client_cert_for(
+        mut self,
+        pattern: impl Into<String>,
+        cert: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        let setting = UpstreamSetting::ClientCertFor(pattern.into(), cert.into(), key.into());
+        self.upstream.push(setting);
         self
     }
 }

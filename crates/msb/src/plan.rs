@@ -10,10 +10,11 @@ use msb_name::{HostName, HostPattern};
 use msb_net::HostEntry;
 use msb_policy::{BypassList, NetworkPolicy};
 use msb_secrets::{Secret, SecretBuilder, SecretSet, ViolationAction};
+use msb_tls_proxy::{UpstreamTls, UpstreamTlsBuilder};
 use msb_vmm::AcceleratorChoice;
 
 use crate::event::Sink;
-use crate::network::{HostAddress, NetworkBuilder, TlsBuilder};
+use crate::network::{HostAddress, NetworkBuilder, TlsBuilder, UpstreamSetting};
 use crate::{Error, SandboxBuilder};
 
 /// What the base image and its services need; less and the guest dies of memory with no word why.
@@ -47,7 +48,7 @@ pub(crate) struct Plan {
 pub(crate) struct Interception {
     pub(crate) ports: Vec<u16>,
     pub(crate) bypass: BypassList,
-    pub(crate) upstream_ca_files: Vec<PathBuf>,
+    pub(crate) upstream: UpstreamTlsBuilder,
 }
 
 impl Plan {
@@ -190,8 +191,31 @@ pub(crate) fn plan_interception(
     Ok(Some(Interception {
         ports: tls.ports,
         bypass: BypassList::parse(&tls.bypass)?,
-        upstream_ca_files: tls.upstream_ca_files,
+        upstream: plan_upstream(tls.upstream)?,
     }))
+}
+
+fn plan_upstream(settings: Vec<UpstreamSetting>) -> Result<UpstreamTlsBuilder, Error> {
+    let parse = |what: &str, pattern: &str| {
+        HostPattern::parse(pattern).map_err(|error| Error::Config(format!("{what}: {error}")))
+    };
+    let mut upstream = UpstreamTls::builder();
+    for setting in settings {
+        upstream = match setting {
+            UpstreamSetting::CaCert(path) => upstream.ca_file(path),
+            UpstreamSetting::CaCertFor(pattern, path) => {
+                upstream.ca_file_for(parse("upstream CA certificate", &pattern)?, path)
+            }
+            UpstreamSetting::NoVerificationFor(pattern) => {
+                upstream.danger_no_verification_for(parse("no verification", &pattern)?)
+            }
+            UpstreamSetting::ClientCertFor(pattern, cert, key) => {
+                let pattern = parse("client certificate", &pattern)?;
+                upstream.client_certificate_for(pattern, cert, key)
+            }
+        };
+    }
+    Ok(upstream)
 }
 
 /// Refuses scopes that the proxy does not serve yet: silence would look like success.
@@ -328,6 +352,23 @@ mod tests {
             "the added host",
         );
         check_refused(builder().network(|n| n.tls(|t| t.bypass("a.*.b"))), "a.*.b");
+        check_refused(
+            builder().network(|n| n.tls(|t| t.danger_no_verify_upstream_for("*"))),
+            "no verification: \"*\"",
+        );
+        check_refused(
+            builder().network(|n| n.tls(|t| t.upstream_ca_cert_for("a.*.b", "f"))),
+            "upstream CA certificate: \"a.*.b\"",
+        );
+        check_refused(
+            builder().network(|n| n.tls(|t| t.client_cert_for("", "f", "f"))),
+            "client certificate: ",
+        );
+        let socket = std::net::SocketAddr::from(([192, 0, 2, 1], 443));
+        check_refused(
+            builder().network(|n| n.add_host("a.test", socket)),
+            "a.test cannot have a port",
+        );
         check_refused(
             builder().network(|n| n.tls(|t| t.intercepted_ports([]))),
             "at least one port",

@@ -256,6 +256,9 @@ fn proxy(event: &ProxyEvent) -> Record {
         },
         ProxyEvent::ConnectionLimit { max_connections } => Record::new("connection_limit")
             .reason(format_args!("{max_connections} connections are open")),
+        ProxyEvent::SecretsReplaced { count } => {
+            Record::new("secrets_replaced").reason(format_args!("{count} secrets"))
+        }
         ProxyEvent::AcceptFailed { reason } => Record::new("accept_failed").reason(reason),
     }
 }

@@ -10,7 +10,7 @@ use msb_image::{DiskFormat, Guest, GuestPaths, RootDisk, Store};
 use msb_net::Addresses;
 use msb_policy::PinTable;
 use msb_secrets::{SecretSet, ViolationAction};
-use msb_tls_proxy::{Limits, TlsProxy, UpstreamTls};
+use msb_tls_proxy::{Limits, TlsProxy};
 use msb_vmm::{Accelerator, Channels, Disk, Machine, NetworkDevice, Vm};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -111,15 +111,11 @@ pub(crate) fn build_tls(
     on_violation: ViolationAction,
     events: &Events,
 ) -> Result<TlsProxy, Error> {
-    let mut upstream = UpstreamTls::builder();
-    for file in &interception.upstream_ca_files {
-        upstream = upstream.ca_file(file);
-    }
     Ok(TlsProxy::new(msb_tls_proxy::Config {
         ca,
         secrets,
         bypass: interception.bypass.clone(),
-        upstream: upstream.build()?,
+        upstream: interception.upstream.clone().build()?,
         on_violation,
         events: events.tls_sink(),
         limits: Limits::default(),

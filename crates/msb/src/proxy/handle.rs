@@ -12,10 +12,10 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::ProxyBuilder;
 use super::builder::{Plan, check};
 use super::dial::Dialler;
 use super::serve::{Server, drive};
+use super::{ProxyBuilder, ProxyEvent};
 use crate::event::Events;
 use crate::network::NetworkBuilder;
 use crate::{Error, Event, start};
@@ -31,6 +31,7 @@ pub struct Proxy {
     tls: TlsProxy,
     network: NetworkBuilder,
     env: Vec<(String, String)>,
+    events: Events,
     end: watch::Receiver<Option<String>>,
     drain: watch::Sender<bool>,
     open: Arc<AtomicUsize>,
@@ -85,7 +86,7 @@ impl Proxy {
             mode: builder.mode,
             upstream_port: builder.upstream_port,
             max_connections: builder.max_connections,
-            events,
+            events: events.clone(),
             end: end.clone(),
             open: Arc::clone(&open),
         });
@@ -95,6 +96,7 @@ impl Proxy {
             tls,
             network: builder.network,
             env,
+            events,
             end,
             drain,
             open,
@@ -134,7 +136,10 @@ impl Proxy {
     /// What is wrong with one of them. Nothing has changed then.
     pub fn replace_secrets(&self, secrets: Vec<SecretBuilder>) -> Result<Vec<String>, Error> {
         let (secrets, _, warnings) = check(secrets, &self.network)?;
+        let count = secrets.env().count();
         self.tls.replace_secrets(secrets);
+        self.events
+            .emit(&Event::Proxy(ProxyEvent::SecretsReplaced { count }));
         Ok(warnings)
     }
 

@@ -41,6 +41,11 @@ pub enum ProxyEvent {
         /// The limit.
         max_connections: usize,
     },
+    /// Other secrets are in use; see [`Proxy::replace_secrets`].
+    SecretsReplaced {
+        /// How many.
+        count: usize,
+    },
     /// New connections cannot be accepted for a while. Once per burst.
     AcceptFailed {
         /// The system's reason.

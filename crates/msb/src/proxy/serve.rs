@@ -60,7 +60,7 @@ pub(super) async fn drive(
         let accepted = tokio::select! {
             biased;
             // The senders of both live as long as this; without them there would be an end as well.
-            () = raised(&mut end, Option::is_some) => return,
+            () = raised(&mut end, Option::is_some) => return connections.shutdown().await,
             () = raised(&mut drain, |drain| *drain) => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
@@ -89,7 +89,7 @@ pub(super) async fn drive(
     drop(listener);
     loop {
         tokio::select! {
-            () = raised(&mut end, Option::is_some) => return,
+            () = raised(&mut end, Option::is_some) => return connections.shutdown().await,
             ended = connections.join_next() => if ended.is_none() { return },
         }
     }

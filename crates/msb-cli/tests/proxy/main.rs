@@ -1,0 +1,10 @@
+//! `msb proxy` as a user runs it, with servers and clients on loopback.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod flags;
+mod hostile;
+mod life;
+mod rig;
+mod secrets;
+mod upstream;
