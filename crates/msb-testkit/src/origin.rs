@@ -10,7 +10,7 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -23,7 +23,8 @@ use crate::record::{Received, RecordedRequest, Recording};
 /// What an [`Origin`] answers to a request it has received whole.
 pub type Handler = Arc<dyn Fn(&RecordedRequest) -> Response<Full<Bytes>> + Send + Sync>;
 
-/// An HTTP/1.1 server over TLS that writes down everything it receives.
+/// An HTTP server over TLS that writes down everything it receives: HTTP/1.1, or HTTP/2 where its TLS configuration
+/// offers `h2` and the client takes it.
 ///
 /// It answers `GET /status/204` and the like with that status and no body, `/echo` with the body it
 /// got, and anything else with `hello`; or what its [`Handler`] says. Dropping it closes it.
@@ -138,11 +139,12 @@ async fn drive_connection(
         return;
     };
     log.handshakes.fetch_add(1, Ordering::SeqCst);
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let stream = Recording {
         inner: stream,
         received: Arc::clone(&log.received),
     };
-    let service = service_fn(|request| {
+    let service = service_fn(move |request| {
         let (log, handler) = (Arc::clone(&log), Arc::clone(&handler));
         async move {
             let request = record(request).await;
@@ -153,6 +155,12 @@ async fn drive_connection(
         }
     });
     // How a connection ends is what a test looks for in the log, not here.
+    if http2 {
+        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+        return;
+    }
     let _ = hyper::server::conn::http1::Builder::new()
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service)

@@ -55,8 +55,14 @@ pub struct Limits {
     pub head_len: usize,
     /// The most header fields a request or response may have: 200.
     pub header_count: usize,
+    /// The most bytes the fields of an HTTP/2 request or response may have, counted as RFC 9113 section 6.5.2 says: 64 KiB.
+    pub header_list_len: u32,
+    /// The most HTTP/2 streams a guest may have open at once on one connection: 100.
+    pub streams: u32,
+    /// The most HTTP/2 streams that a guest may have reset before they were looked at; one more ends the connection: 20.
+    pub pending_resets: usize,
     /// How long the guest may take to begin and to finish a request's head: 300 s. It bounds idle
-    /// connections, too.
+    /// connections, too; in HTTP/2 those without an open stream.
     pub idle_timeout: Duration,
     /// How long a request with `Expect: 100-continue` waits for the server's word before its body
     /// is sent all the same (RFC 9110 section 10.1.1): 1 s.
@@ -74,6 +80,9 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             head_len: 64 * 1024,
             header_count: 200,
+            header_list_len: 64 * 1024,
+            streams: 100,
+            pending_resets: 20,
             idle_timeout: Duration::from_secs(300),
             continue_wait: Duration::from_secs(1),
             body_hold: LengthPlan::DEFAULT_LIMIT,

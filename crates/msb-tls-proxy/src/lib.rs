@@ -3,8 +3,9 @@
 //! A connection comes in as two byte streams, the guest's and one that is already connected to the
 //! server. [`TlsProxy::serve`] reads the guest's ClientHello and then either splices the two
 //! ([bypassed](msb_policy::BypassList) hosts), or terminates TLS on both sides: first the server's
-//! certificate is verified, then the guest gets a leaf of the sandbox's CA, and HTTP/1.1 requests
-//! are bridged one by one, each checked for identity and for secret placeholders.
+//! certificate is verified, then the guest gets a leaf of the sandbox's CA and the protocol that the
+//! server chose of those the guest offers, and requests are bridged, in HTTP/1.1 one by one, in
+//! HTTP/2 each on a stream of its own; each is checked for identity and for secret placeholders.
 //!
 //! `session/` decides and does no I/O; `io/` moves bytes and decides nothing. How connections come
 //! here, and what becomes of the [`Event`]s, is the caller's business; see `examples/` for a whole
@@ -12,9 +13,12 @@
 //!
 //! # Limits
 //!
-//! HTTP/1.1 only: a client that insists on `h2` gets a TLS alert, and a request for an upgrade
-//! (WebSocket) or a CONNECT inside is answered 501. There is one upstream connection
-//! for each guest connection.
+//! A request for an upgrade (WebSocket), or a CONNECT, is answered 501. There is one upstream connection
+//! for each guest connection, and both speak the same protocol: a guest that insists on HTTP/2 where
+//! the server does not speak it gets a TLS alert. A guest is not told `100 Continue` in HTTP/2, and
+//! its server does not see that it waits; informational answers other than that one are not passed on.
+//!
+//! A violation on one HTTP/2 stream ends the whole connection: the guest sees a reset in either protocol.
 //!
 //! # Bodies
 //!

@@ -20,9 +20,6 @@ use self::per_host::{PerHost, Rule, Setting, Settings};
 use self::unverified::Unverified;
 use crate::Error;
 
-/// The one protocol offered in this slice.
-pub(crate) const HTTP_1_1: &[u8] = b"http/1.1";
-
 /// How servers are verified: against the host's roots, Mozilla's if the host has none, and any
 /// added ones; and what is different for some of them.
 #[derive(Clone, Debug)]
@@ -36,10 +33,8 @@ pub struct UpstreamTls {
 /// that was agreed on under other rules must not be resumed.
 #[derive(Clone, Debug)]
 struct Handshake {
-    /// Offers `http/1.1`.
-    http: Arc<ClientConfig>,
-    /// Offers nothing, for guests that offer nothing.
-    no_alpn: Arc<ClientConfig>,
+    /// Offers no protocol.
+    base: Arc<ClientConfig>,
     verifies: bool,
 }
 
@@ -149,20 +144,21 @@ impl UpstreamTls {
     pub(crate) fn client(
         &self,
         host: &Host,
-        offer_http: bool,
+        offered: Vec<Vec<u8>>,
     ) -> (Arc<ClientConfig>, UpstreamTrust) {
         let handshake = self.per_host.find(host).unwrap_or(&self.default);
-        let config = if offer_http {
-            &handshake.http
-        } else {
-            &handshake.no_alpn
-        };
         let trust = if handshake.verifies {
             UpstreamTrust::Verified(host.clone())
         } else {
             UpstreamTrust::VerificationOff
         };
-        (Arc::clone(config), trust)
+        if offered.is_empty() {
+            return (Arc::clone(&handshake.base), trust);
+        }
+        // A clone shares the session store, which is what makes resumption work.
+        let mut config = ClientConfig::clone(&handshake.base);
+        config.alpn_protocols = offered;
+        (Arc::new(config), trust)
     }
 }
 
@@ -192,19 +188,15 @@ impl Handshake {
             .with_safe_default_protocol_versions()?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
-        let no_alpn = match settings.client_certificate {
+        let base = match settings.client_certificate {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
                 let certified = per_host::read_client_certificate(chain, key, provider)?;
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
         };
-        // A clone shares the session store, which is what makes resumption work across both.
-        let mut http = no_alpn.clone();
-        http.alpn_protocols = vec![HTTP_1_1.to_vec()];
         Ok(Self {
-            http: Arc::new(http),
-            no_alpn: Arc::new(no_alpn),
+            base: Arc::new(base),
             verifies: !settings.no_verification,
         })
     }
@@ -245,6 +237,15 @@ pub(crate) fn server_name(host: &Host) -> Result<ServerName<'static>, String> {
         }
         Host::Ip(address) => Ok(ServerName::from(*address)),
     }
+}
+
+/// Whether the server ended the handshake because it speaks none of the protocols offered.
+pub(crate) fn refused_protocols(error: &std::io::Error) -> bool {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let alert = rustls::AlertDescription::NoApplicationProtocol;
+    matches!(tls, Some(rustls::Error::AlertReceived(received)) if *received == alert)
 }
 
 /// Why the handshake with `host` failed, in one line for a person.

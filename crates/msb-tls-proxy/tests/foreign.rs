@@ -15,8 +15,14 @@ use tokio::process::Command;
 
 /// A listener whose connections the proxy serves, and the origin behind it.
 async fn listening(bench: &Arc<Bench>) -> (String, Origin) {
+    listening_for(bench, &[b"http/1.1"]).await
+}
+
+/// As [`listening`], with an origin that speaks `protocols`.
+async fn listening_for(bench: &Arc<Bench>, protocols: &[&[u8]]) -> (String, Origin) {
     let names = [HOST, OTHER, PINNED];
-    let origin = Origin::start(bench.root.server(&names, CertificateKind::Good)).await;
+    let config = bench.root.server(&names, CertificateKind::Good);
+    let origin = Origin::start(common::h2::speaking(&config, protocols)).await;
     for name in names {
         bench.pin(name, origin.address());
     }
@@ -49,6 +55,11 @@ async fn run(program: &str, arguments: &[&str]) -> Option<Output> {
 
 /// Runs curl on `https://host:port/` with a bearer placeholder, trusting the CA in `ca_pem`.
 async fn curl(port: &str, host: &str, ca_pem: &str) -> Option<Output> {
+    curl_with(port, host, ca_pem, &[]).await
+}
+
+/// As [`curl`], with more arguments.
+async fn curl_with(port: &str, host: &str, ca_pem: &str, more: &[&str]) -> Option<Output> {
     let directory = tempfile::tempdir().unwrap();
     let ca = directory.path().join("ca.pem");
     std::fs::write(&ca, ca_pem).unwrap();
@@ -73,7 +84,7 @@ async fn curl(port: &str, host: &str, ca_pem: &str) -> Option<Output> {
         &header,
         &url,
     ];
-    run("curl", &arguments).await
+    run("curl", &[&arguments, more].concat()).await
 }
 
 #[tokio::test]
@@ -93,15 +104,40 @@ async fn curl_gets_its_answer_and_the_origin_the_value() {
 }
 
 #[tokio::test]
-async fn curl_is_reset_at_another_host() {
+async fn curl_speaks_http2_where_the_server_does() {
     let bench = Arc::new(Bench::new());
-    let (port, origin) = listening(&bench).await;
-    let Some(output) = curl(&port, OTHER, &bench.proxy.ca().cert_pem()).await else {
-        return;
-    };
-    // CURLE_RECV_ERROR, or CURLE_SEND_ERROR where the reset comes early.
-    assert!(matches!(output.status.code(), Some(55 | 56)), "{output:?}");
-    assert_eq!(origin.received(), b"");
+    for (protocols, expected) in [
+        (&[&b"h2"[..], b"http/1.1"][..], "HTTP/2 200"),
+        (&[b"http/1.1"], "HTTP/1.1 200"),
+    ] {
+        let (port, origin) = listening_for(&bench, protocols).await;
+        let ca = bench.proxy.ca().cert_pem();
+        let more = ["--data", &format!("a body of {PLACEHOLDER}")];
+        let Some(output) = curl_with(&port, HOST, &ca, &more).await else {
+            return;
+        };
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.starts_with(expected), "{output:?}");
+        assert!(text.ends_with("hello\n"), "{output:?}");
+        let request = &origin.requests()[0];
+        let authorization = request.only_header("authorization");
+        assert_eq!(authorization.unwrap(), format!("Bearer {VALUE}"));
+        assert_eq!(request.body, more[1].as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn curl_is_reset_at_another_host() {
+    for protocol in [&b"h2"[..], b"http/1.1"] {
+        let bench = Arc::new(Bench::new());
+        let (port, origin) = listening_for(&bench, &[protocol]).await;
+        let Some(output) = curl(&port, OTHER, &bench.proxy.ca().cert_pem()).await else {
+            return;
+        };
+        // CURLE_RECV_ERROR, or CURLE_SEND_ERROR where the reset comes early.
+        assert!(matches!(output.status.code(), Some(55 | 56)), "{output:?}");
+        assert!(origin.requests().is_empty());
+    }
 }
 
 #[tokio::test]

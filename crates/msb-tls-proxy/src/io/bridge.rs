@@ -1,30 +1,30 @@
 //! HTTP/1.1 between two TLS streams, one request after the other.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use msb_name::Host;
 use msb_policy::InterceptedConnection;
 use msb_secrets::{SecretSet, ViolationAction};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
-use super::body::RequestBody;
+use super::client::Client;
 use super::exchange::{AnswerBody, answer, exchange};
 use super::stop::Stop;
 use super::stream::Checked;
+use crate::session::protocol::Protocol;
 use crate::{Event, EventSink, Limits};
 
 /// How long a finished connection may take to say goodbye upstream.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the requests of one connection have in common.
 pub(crate) struct Session {
@@ -37,6 +37,9 @@ pub(crate) struct Session {
     pub(crate) stop: Arc<Stop>,
     /// Whether an answer broke off, which its guest must not take for its end.
     pub(crate) broken: Arc<AtomicBool>,
+    pub(crate) protocol: Protocol,
+    /// How many requests are being served.
+    pub(crate) open: watch::Sender<usize>,
 }
 
 impl Session {
@@ -50,7 +53,7 @@ impl Session {
             status: status.as_u16(),
             reason: reason.clone(),
         });
-        answer(status, reason)
+        answer(self.protocol, status, reason)
     }
 }
 
@@ -74,10 +77,7 @@ where
         return;
     };
     let mut upstream = pin!(upstream);
-    let client = Arc::new(Client {
-        sender: Mutex::new(sender),
-        answered: AtomicBool::new(false),
-    });
+    let client = Arc::new(Client::http1(sender));
     {
         let guest = Checked::new(guest, limits.head_len, |reason: &str| {
             report_framing(&session, reason);
@@ -115,7 +115,7 @@ where
     G: AsyncRead + AsyncWrite + Send + Unpin,
 {
     let service = service_fn(async |_: Request<Incoming>| {
-        Ok::<_, Infallible>(answer(status, reason.to_owned()))
+        Ok::<_, Infallible>(answer(Protocol::Http1, status, reason.to_owned()))
     });
     let guest = Checked::new(guest, limits.head_len, |_: &str| {});
     // The guest has been told, or is gone.
@@ -145,32 +145,4 @@ fn report_framing(session: &Session, reason: &str) {
         status: StatusCode::BAD_REQUEST.as_u16(),
         reason: format!("ambiguous request: {reason}"),
     });
-}
-
-/// The one upstream connection.
-pub(crate) struct Client {
-    sender: Mutex<SendRequest<RequestBody>>,
-    /// Whether an answer has come on it yet.
-    answered: AtomicBool,
-}
-
-impl Client {
-    fn sender(&self) -> MutexGuard<'_, SendRequest<RequestBody>> {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sends a request; an error comes with whether an answer had come on the connection before.
-    pub(crate) async fn send(
-        &self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, (hyper::Error, bool)> {
-        let answer = async {
-            poll_fn(|context| self.sender().poll_ready(context)).await?;
-            let answer = self.sender().send_request(request);
-            answer.await
-        };
-        let answer = answer.await;
-        let reused = self.answered.swap(true, Ordering::Relaxed);
-        answer.map_err(|error| (error, reused))
-    }
 }

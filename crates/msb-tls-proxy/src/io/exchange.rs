@@ -6,21 +6,24 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, request, response};
+use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use msb_secrets::{
     LengthPlan, Note, NoteKind, RequestRewriter, ResponseScrubber, SecretSet, Violation,
 };
+use tokio::sync::watch;
 
 use super::body::{BodyFault, RequestBody, ResponseBody};
-use super::bridge::{Client, Session};
+use super::bridge::Session;
+use super::client::{Client, NoAnswer, Unserved};
 use super::expect::Continue;
 use crate::Event;
 use crate::event::one_line;
 use crate::session::body::{self, Fault, Treatment};
 use crate::session::head::{self, Plan, Refused};
+use crate::session::protocol::Protocol;
 use crate::session::response as answered;
 
 /// The body of what the guest is answered: the server's, or one of the proxy's own.
@@ -34,19 +37,24 @@ enum Unsent {
     Stopped,
 }
 
-/// Serves one request. An error ends the guest's connection without an answer.
+/// Serves one request. An error ends the guest's connection without an answer, or its stream.
 pub(crate) async fn exchange(
     session: Arc<Session>,
     client: Arc<Client>,
     request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, hyper::Error> {
+) -> Result<Response<AnswerBody>, Unserved> {
     let (mut head, incoming) = request.into_parts();
     let mut context = RequestContext {
         method: head.method.clone(),
         path: None,
         fault: Arc::default(),
+        open: Arc::new(Open::new(&session)),
         session,
     };
+    if head.headers.len() > context.session.limits.header_count {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Ok(context.session.refuse(status, "too many fields".to_owned()));
+    }
     let secrets = (context.session.secrets)();
     let plan = match head::rewrite(&mut head, &context.session.connection, &secrets) {
         Ok(plan) => plan,
@@ -90,12 +98,10 @@ pub(crate) async fn exchange(
             .pass_on(answer, continued.answered(), scrubber)
             .await),
         Err(_) if context.session.stop.is_raised() => pending().await,
-        Err((error, reused)) => match context.refused() {
-            Some(answer) => Ok(answer),
-            // A guest that reuses a connection has to reckon with its end, and may repeat its request;
-            // a 502 would take that choice away (RFC 9112 section 9.3.1).
-            None if reused && !error.is_parse() => Err(error),
-            None => {
+        Err(no_answer) => match (context.refused(), no_answer) {
+            (Some(answer), _) => Ok(answer),
+            (None, NoAnswer::Pass(unserved)) => Err(unserved),
+            (None, NoAnswer::Tell(error)) => {
                 let reason = format!("{} gave no valid answer: {error}", context.session.host());
                 Ok(context.bad_gateway(&reason))
             }
@@ -156,6 +162,9 @@ async fn outgoing(
 
 fn drop_length(head: &mut request::Parts) {
     head.headers.remove(header::CONTENT_LENGTH);
+    if head.version == Version::HTTP_2 {
+        return;
+    }
     // Of a GET's body the library does not know that it is one without being told.
     let chunked = HeaderValue::from_static("chunked");
     head.headers.insert(header::TRANSFER_ENCODING, chunked);
@@ -170,6 +179,24 @@ pub(crate) struct RequestContext {
     path: Option<String>,
     /// Why the guest's body is not sent on.
     fault: Arc<OnceLock<(StatusCode, String)>>,
+    #[expect(dead_code, reason = "it is there to be dropped with the last body")]
+    open: Arc<Open>,
+}
+
+/// A request counts as open while anything of it is left.
+struct Open(watch::Sender<usize>);
+
+impl Open {
+    fn new(session: &Session) -> Self {
+        session.open.send_modify(|open| *open += 1);
+        Self(session.open.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
 }
 
 impl RequestContext {
@@ -199,7 +226,9 @@ impl RequestContext {
 
     /// The server's body breaks off.
     pub(crate) fn response_fault(&self, fault: &BodyFault) {
-        self.session.broken.store(true, Ordering::Relaxed);
+        if self.session.protocol == Protocol::Http1 {
+            self.session.broken.store(true, Ordering::Relaxed);
+        }
         if let BodyFault::Refused(fault) = fault {
             (self.session.events)(Event::ResponseRefused {
                 host: self.session.host().clone(),
@@ -261,6 +290,9 @@ impl RequestContext {
         mut scrubber: Option<ResponseScrubber>,
     ) -> Response<AnswerBody> {
         let (mut head, incoming) = answer.into_parts();
+        if head.headers.len() > self.session.limits.header_count {
+            return self.bad_gateway(&format!("{} sent too many fields", self.session.host()));
+        }
         if let Err(fault) = answered::rewrite(&mut head, closing) {
             return self.bad_gateway(&format!("{}: {fault}", self.session.host()));
         }
@@ -317,8 +349,12 @@ impl RequestContext {
     }
 }
 
-/// An answer of the proxy's own: one line of text, and the end of the connection.
-pub(crate) fn answer(status: StatusCode, reason: String) -> Response<AnswerBody> {
+/// An answer of the proxy's own: one line of text, and in HTTP/1.1 the end of the connection.
+pub(crate) fn answer(
+    protocol: Protocol,
+    status: StatusCode,
+    reason: String,
+) -> Response<AnswerBody> {
     let mut response = Response::new(Either::Right(Full::from(format!("msb: {reason}\n"))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -326,6 +362,8 @@ pub(crate) fn answer(status: StatusCode, reason: String) -> Response<AnswerBody>
         header::CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if protocol == Protocol::Http1 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }

@@ -2,10 +2,12 @@
 
 pub(crate) mod body;
 pub(crate) mod bridge;
+pub(crate) mod client;
 pub(crate) mod dial;
 pub(crate) mod exchange;
 pub(crate) mod expect;
 pub(crate) mod guest;
+pub(crate) mod http2;
 pub(crate) mod plain;
 pub(crate) mod proxy;
 pub(crate) mod stop;

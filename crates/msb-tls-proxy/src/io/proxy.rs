@@ -17,6 +17,7 @@ use msb_name::{Host, HostName};
 use msb_policy::{BypassList, Destination, InterceptedConnection, PinTable, UpstreamTrust};
 use msb_secrets::{LiveSecrets, SecretSet, ViolationAction};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream as UpstreamStream;
@@ -24,12 +25,14 @@ use tokio_rustls::server::{StartHandshake, TlsStream as GuestStream};
 
 use super::bridge::{Session, bridge, serve_failure};
 use super::guest::{GuestTls, read_hello, rejected_leaf};
+use super::http2;
 use super::plain::{host_of, splice};
 use super::stop::Stop;
 use super::stream::Prefixed;
 use crate::event::one_line;
 use crate::session::hello::Hello;
-use crate::upstream::{HTTP_1_1, describe_failure, server_name};
+use crate::session::protocol::{Protocol, Upstream, accept_from_guest, offer_upstream};
+use crate::upstream::{describe_failure, refused_protocols, server_name};
 use crate::{
     Client, Config, Connection, DialError, Dialled, Error, Event, EventSink, HelloFailure, Limits,
     UpstreamTls,
@@ -283,21 +286,26 @@ impl Inner {
                 reason: reason.clone(),
             });
         }
-        let alpn = match &connected {
-            Ok((stream, _)) => stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec),
-            Err(_) => (!hello.alpn.is_empty()).then(|| HTTP_1_1.to_vec()),
+        let chosen = match &connected {
+            Ok((stream, _)) => Upstream::Chose(stream.get_ref().1.alpn_protocol()),
+            Err(Unreached::NothingInCommon) => Upstream::NothingInCommon,
+            Err(_) => Upstream::Unreached,
         };
+        let alpn = accept_from_guest(&hello.alpn, chosen);
         let accepted = self.accept(guest, hello, &host, alpn.as_deref(), &*reset);
-        let Some(mut guest) = accepted.await else {
+        let Some(guest) = accepted.await else {
             return;
         };
+        let protocol = Protocol::agreed(guest.get_ref().1.alpn_protocol());
         let (upstream, trust) = match connected {
             Ok(connected) => connected,
             Err(Unreached::Failed(reason)) => {
-                return serve_failure(guest, StatusCode::BAD_GATEWAY, &reason, &self.limits).await;
+                let status = StatusCode::BAD_GATEWAY;
+                return self.tell_failure(guest, protocol, status, &reason).await;
             }
             Err(Unreached::Denied(reason)) => {
-                return serve_failure(guest, StatusCode::FORBIDDEN, &reason, &self.limits).await;
+                let status = StatusCode::FORBIDDEN;
+                return self.tell_failure(guest, protocol, status, &reason).await;
             }
             Err(Unreached::NothingInCommon) => return,
         };
@@ -308,11 +316,28 @@ impl Inner {
         let connection = InterceptedConnection::new(host, evidence, trust);
         let stop = Arc::new(Stop::default());
         let broken = Arc::default();
-        let session = self.session(connection, Arc::clone(&stop), Arc::clone(&broken));
-        bridge(&mut guest, upstream, Arc::new(session)).await;
+        let session = Session {
+            protocol,
+            ..self.session(connection, Arc::clone(&stop), Arc::clone(&broken))
+        };
+        let (mut guest, session) = (guest, Arc::new(session));
+        match protocol {
+            Protocol::Http1 => bridge(&mut guest, upstream, session).await,
+            Protocol::Http2 => http2::bridge(&mut guest, upstream, session).await,
+        }
         if stop.is_raised() || broken.load(Ordering::Relaxed) {
             // While the stream is still there: what is gone cannot be reset.
             reset.reset();
+        }
+    }
+
+    async fn tell_failure<G>(&self, guest: G, protocol: Protocol, status: StatusCode, reason: &str)
+    where
+        G: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        match protocol {
+            Protocol::Http1 => serve_failure(guest, status, reason, &self.limits).await,
+            Protocol::Http2 => http2::serve_failure(guest, status, reason, &self.limits).await,
         }
     }
 
@@ -329,6 +354,8 @@ impl Inner {
             on_violation: self.on_violation,
             events: Arc::clone(&self.events),
             limits: self.limits,
+            protocol: Protocol::Http1,
+            open: watch::Sender::new(0),
             secrets: Box::new(move || {
                 let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
                 secrets.load()
@@ -347,15 +374,13 @@ impl Inner {
     where
         U: AsyncRead + AsyncWrite + Unpin,
     {
-        let offer_http = alpn.iter().any(|protocol| protocol == HTTP_1_1);
-        if !offer_http && !alpn.is_empty() {
-            return Err(Unreached::NothingInCommon);
-        }
-        let (config, trust) = self.upstream_tls.client(host, offer_http);
+        let offered = offer_upstream(alpn).ok_or(Unreached::NothingInCommon)?;
+        let (config, trust) = self.upstream_tls.client(host, offered);
         let name = server_name(host).map_err(Unreached::Failed)?;
         let handshake = TlsConnector::from(config).connect(name, stream);
         match timeout(self.limits.handshake_timeout, handshake).await {
             Ok(Ok(stream)) => Ok((stream, trust)),
+            Ok(Err(error)) if refused_protocols(&error) => Err(Unreached::NothingInCommon),
             Ok(Err(error)) => Err(Unreached::Failed(describe_failure(host, &error))),
             Err(_) => {
                 let reason = format!("{host} did not finish the TLS handshake in time");

@@ -91,7 +91,7 @@ pub(crate) fn rewrite(
     let path = told(head.uri.path());
     let expects_continue = expects_continue(head)?;
     let upgrade = upgrade(&head.headers);
-    remove_hops(&mut head.headers)?;
+    remove_hops(head)?;
 
     let mut rewriter = secrets.request(connection, &authority);
     inject(head, &mut rewriter).map_err(|fault| match fault {
@@ -116,8 +116,14 @@ pub(crate) fn rewrite(
             "upgrades (WebSocket) through an intercepted connection are not supported yet",
         ));
     }
-    head.uri = origin_form(&head.uri);
-    head.version = Version::HTTP_11;
+    if head.version == Version::HTTP_2 {
+        // What the fields say of the authority is in the target (RFC 9113 section 8.3.1).
+        head.headers.remove(header::HOST);
+        head.uri = absolute_form(&head.uri, &authority)?;
+    } else {
+        head.uri = origin_form(&head.uri);
+        head.version = Version::HTTP_11;
+    }
     let scrubber = scrubber(connection, secrets);
     if scrubber.is_some() && head.headers.contains_key(header::ACCEPT_ENCODING) {
         // What comes compressed all the same is decoded; this spares both sides the work. Who was offered no coding
@@ -151,21 +157,28 @@ fn scrubber(connection: &InterceptedConnection, secrets: &SecretSet) -> Option<R
     looks.then_some(scrubber)
 }
 
-/// The authority of a request, if it says one only (RFC 9112 section 3.2).
+/// The authority of a request, if it says one only (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
 fn authority(head: &request::Parts) -> Result<Authority, Refused> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(Refused::bad("the request needs exactly one Host"));
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Some(host),
+        (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_some() => None,
+        _ => return Err(Refused::bad("the request needs exactly one Host")),
     };
+    let parse =
+        |text: &str| Authority::parse(text).map_err(|error| Refused::bad(error.to_string()));
     let host = host
-        .to_str()
-        .map_err(|_| Refused::bad("the Host is not ASCII"))?;
-    let host = Authority::parse(host).map_err(|error| Refused::bad(error.to_string()))?;
-    let Some(target) = head.uri.authority() else {
-        return Ok(host);
+        .map(|host| match host.to_str() {
+            Ok(host) => parse(host),
+            Err(_) => Err(Refused::bad("the Host is not ASCII")),
+        })
+        .transpose()?;
+    let target = head.uri.authority().map(|target| parse(target.as_str()));
+    let (target, host) = match (target.transpose()?, host) {
+        (None, None) => return Err(Refused::bad("the request needs exactly one Host")),
+        (None, Some(host)) => return Ok(host),
+        (Some(target), host) => (target.clone(), host.unwrap_or(target)),
     };
-    let target =
-        Authority::parse(target.as_str()).map_err(|error| Refused::bad(error.to_string()))?;
     if head
         .uri
         .scheme()
@@ -201,13 +214,28 @@ fn origin_form(uri: &Uri) -> Uri {
     Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
 }
 
+/// `https://authority/path?query`, with the authority as the guest wrote it if it wrote it there.
+fn absolute_form(uri: &Uri, authority: &Authority) -> Result<Uri, Refused> {
+    if uri.authority().is_some() && uri.scheme().is_some() {
+        return Ok(uri.clone());
+    }
+    let path = uri.path_and_query().cloned();
+    let absolute = Uri::builder()
+        .scheme(Scheme::HTTPS)
+        .authority(authority.to_string())
+        .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    absolute
+        .build()
+        .map_err(|_| Refused::bad("the target cannot be told from the request"))
+}
+
 fn expects_continue(head: &request::Parts) -> Result<bool, Refused> {
     let mut expectations = head.headers.get_all(header::EXPECT).iter();
     match (expectations.next(), expectations.next()) {
         (None, _) => Ok(false),
         (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
             // An expectation in HTTP/1.0 is ignored (RFC 9110 section 10.1.1).
-            Ok(head.version >= Version::HTTP_11)
+            Ok(head.version == Version::HTTP_11)
         }
         _ => Err(Refused::answer(
             StatusCode::EXPECTATION_FAILED,
@@ -263,7 +291,8 @@ pub(crate) fn hop_by_hop(headers: &HeaderMap) -> Hops {
     hops
 }
 
-fn remove_hops(headers: &mut HeaderMap) -> Result<(), Refused> {
+fn remove_hops(head: &mut request::Parts) -> Result<(), Refused> {
+    let headers = &mut head.headers;
     let Hops { names, fault } = hop_by_hop(headers);
     if let Some(fault) = fault {
         return Err(Refused::bad(fault));
@@ -275,6 +304,15 @@ fn remove_hops(headers: &mut HeaderMap) -> Result<(), Refused> {
         headers.remove(name);
     }
     headers.remove(HTTP2_SETTINGS);
+    if head.version == Version::HTTP_2 {
+        // There a guest cannot be told to go on before it is answered, so its server must not wait for that; and no
+        // guest may wait for ever (RFC 9110 section 10.1.1).
+        headers.remove(header::EXPECT);
+        if trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        return Ok(());
+    }
     if chunked {
         // Ours: the body is framed anew, and a GET's is not without being told.
         headers.insert(

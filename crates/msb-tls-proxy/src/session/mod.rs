@@ -4,4 +4,5 @@ pub(crate) mod body;
 pub(crate) mod framing;
 pub(crate) mod head;
 pub(crate) mod hello;
+pub(crate) mod protocol;
 pub(crate) mod response;

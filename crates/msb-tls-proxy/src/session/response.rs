@@ -37,7 +37,8 @@ pub(crate) fn rewrite(head: &mut response::Parts, closing: bool) -> Result<(), R
         // Transfer-Encoding wins over Content-Length (RFC 9112 section 6.3).
         head.headers.remove(header::CONTENT_LENGTH);
     }
-    let closing = closing || closes(head.version, &head.headers);
+    let http2 = head.version == Version::HTTP_2;
+    let closing = !http2 && (closing || closes(head.version, &head.headers));
     // What a server's Connection names wrongly is left in place: that is no fault of the guest.
     for name in hop_by_hop(&head.headers).names {
         head.headers.remove(name);
@@ -47,7 +48,9 @@ pub(crate) fn rewrite(head: &mut response::Parts, closing: bool) -> Result<(), R
         head.headers
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    head.version = Version::HTTP_11;
+    if !http2 {
+        head.version = Version::HTTP_11;
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub mod codings;
+pub mod h2;
 
 use std::future::Future;
 use std::io;
