@@ -110,14 +110,6 @@ pub enum Error {
         /// The secret.
         env: String,
     },
-    /// A setting whose effect is not there yet.
-    #[error("secret {env:?}: {method} is not supported yet")]
-    NotSupportedYet {
-        /// The secret.
-        env: String,
-        /// The call as it would be written.
-        method: &'static str,
-    },
     /// Two secrets for one variable.
     #[error("secret {env:?} is defined twice")]
     DuplicateEnv {

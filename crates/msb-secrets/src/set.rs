@@ -107,6 +107,16 @@ impl SecretSet {
         self.0.secrets.is_empty()
     }
 
+    /// Whether requests on plaintext HTTP connections have to be read one by one: for a secret that goes into them
+    /// ([`SecretBuilder::require_tls_identity`](crate::SecretBuilder::require_tls_identity)), or for one whose placeholder
+    /// may be seen by some hosts.
+    #[must_use]
+    pub fn reads_plaintext(&self) -> bool {
+        let reads =
+            |secret: &Entry| secret.scope.allows_plaintext() || !secret.passthrough.is_empty();
+        self.0.secrets.iter().any(reads)
+    }
+
     /// The guest's environment: variable and placeholder of each secret.
     pub fn env(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0

@@ -90,6 +90,31 @@ impl Default for Limits {
     }
 }
 
+/// Asked for the secrets as they are at the head of each request.
+pub type Secrets = Arc<dyn Fn() -> SecretSet + Send + Sync>;
+
+/// What connections that are not intercepted are judged by; see [`relay_plain`](crate::relay_plain).
+#[derive(Clone)]
+pub struct PlainConfig {
+    /// The secrets and their placeholders.
+    pub secrets: Secrets,
+    /// What a violation leads to; as in [`Config`].
+    pub on_violation: ViolationAction,
+    /// Where events go.
+    pub events: EventSink,
+    /// Bounds of time and size, where HTTP is read.
+    pub limits: Limits,
+}
+
+impl fmt::Debug for PlainConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlainConfig")
+            .field("on_violation", &self.on_violation)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Ends the guest's side of a connection so that the guest sees a TCP reset.
 pub trait Reset: Send + Sync {
     /// Resets now. Later calls, and calls after the stream has ended, do nothing.

@@ -39,6 +39,13 @@
 //! (`Content-MD5`, `Digest`, `Content-Digest`, `Repr-Digest`) are removed; of one that streams they stay, and do not match
 //! if something was replaced. `ETag` stays: it names what the server has, which is what it is compared with.
 //!
+//! # Without TLS
+//!
+//! [`relay_plain`] relays other connections byte for byte and searches what the guest sends: any placeholder is a violation.
+//! Where a secret accepts plaintext HTTP, or its placeholder may be seen by some hosts, connections that begin with an
+//! HTTP/1 request are bridged request by request as well; what each may carry is decided by its own authority, to which
+//! this sandbox's DNS must have given the address.
+//!
 //! A connection that cannot be intercepted is never turned into a raw tunnel.
 
 #![forbid(unsafe_code)]
@@ -50,7 +57,9 @@ mod io;
 mod session;
 mod upstream;
 
-pub use config::{Client, Config, Connection, DialError, Dialled, Limits, Reset};
+pub use config::{
+    Client, Config, Connection, DialError, Dialled, Limits, PlainConfig, Reset, Secrets,
+};
 pub use error::Error;
 pub use event::{Event, EventSink, HelloFailure};
 pub use io::plain::relay_plain;

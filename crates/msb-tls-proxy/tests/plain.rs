@@ -7,16 +7,20 @@ mod common;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 
-use common::{HOST, PLACEHOLDER, Resettable, broken, read_until, within};
+use common::{HOST, PLACEHOLDER, Resettable, VALUE, broken, read_until, within};
 use msb_policy::PinTable;
-use msb_secrets::ViolationAction;
+use msb_secrets::{SecretBuilder, SecretSet, ViolationAction};
 use msb_testkit::tcp_pair;
-use msb_tls_proxy::{Connection, Event, relay_plain};
+use msb_tls_proxy::{Connection, Event, Limits, PlainConfig, relay_plain};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// The guest's end, the server's end, and what is told.
 async fn relayed() -> (TcpStream, TcpStream, Arc<Mutex<Vec<Event>>>) {
+    relayed_with(common::secrets()).await
+}
+
+async fn relayed_with(secrets: SecretSet) -> (TcpStream, TcpStream, Arc<Mutex<Vec<Event>>>) {
     let (near, guest) = tcp_pair().await;
     let (upstream, server) = tcp_pair().await;
     let (guest, reset) = Resettable::new(guest);
@@ -39,12 +43,13 @@ async fn relayed() -> (TcpStream, TcpStream, Arc<Mutex<Vec<Event>>>) {
     };
     let events = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&events);
-    tokio::spawn(relay_plain(
-        connection,
-        common::secrets(),
-        ViolationAction::BlockAndLog,
-        Arc::new(move |event| sink.lock().unwrap().push(event)),
-    ));
+    let config = PlainConfig {
+        secrets: Arc::new(move || secrets.clone()),
+        on_violation: ViolationAction::BlockAndLog,
+        events: Arc::new(move |event| sink.lock().unwrap().push(event)),
+        limits: Limits::default(),
+    };
+    tokio::spawn(relay_plain(connection, config));
     (near, server, events)
 }
 
@@ -82,4 +87,122 @@ async fn a_placeholder_resets_the_guest_and_does_not_arrive() {
         matches!(&events[..], [Event::Violation { host, action: ViolationAction::BlockAndLog, .. }] if host.to_string() == HOST),
         "{events:?}"
     );
+}
+
+/// A secret that accepts plaintext HTTP (SPEC S6).
+fn plaintext(change: impl FnOnce(SecretBuilder) -> SecretBuilder) -> SecretSet {
+    common::secrets_with(VALUE, |secret| change(secret.require_tls_identity(false)))
+}
+
+async fn answer(server: &mut TcpStream, body: &str) {
+    let len = body.len();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len}\r\n\r\n{body}"
+    );
+    server.write_all(answer.as_bytes()).await.unwrap();
+}
+
+#[tokio::test]
+async fn plaintext_requests_get_a_secret_that_says_so_and_give_it_back_to_nobody() {
+    let (mut guest, mut server, events) = relayed_with(plaintext(|secret| secret)).await;
+    for cut in [1, 3, 4, 30] {
+        let request = format!("GET /v1 HTTP/1.1\r\nHost: {HOST}\r\nX-Key: {PLACEHOLDER}\r\n\r\n");
+        let (first, second) = request.as_bytes().split_at(cut);
+        guest.write_all(first).await.unwrap();
+        tokio::task::yield_now().await;
+        guest.write_all(second).await.unwrap();
+        let received = read_until(&mut server, "\r\n\r\n").await;
+        assert!(
+            received.contains(&format!("X-Key: {VALUE}\r\n")),
+            "{received}"
+        );
+        answer(&mut server, &format!("you sent {VALUE}!")).await;
+        let answered = read_until(&mut guest, "!").await;
+        assert!(
+            answered.ends_with(&format!("you sent {PLACEHOLDER}!")),
+            "{answered}"
+        );
+        assert!(!answered.contains(VALUE), "{answered}");
+    }
+    let events = events.lock().unwrap();
+    assert!(
+        matches!(&events[0], Event::Substituted { host, .. } if host.to_string() == HOST),
+        "{events:?}"
+    );
+}
+
+/// Each request is judged by its own authority, and by what was resolved to the address.
+#[tokio::test]
+async fn plaintext_requests_for_another_host_are_reset_and_do_not_arrive() {
+    for (target, host) in [
+        ("/", "evil.example.test"),
+        ("/", "127.0.0.1"),
+        ("http://evil.example.test/", "evil.example.test"),
+    ] {
+        let (mut guest, mut server, events) = relayed_with(plaintext(|secret| secret)).await;
+        let request =
+            format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nX-Key: {PLACEHOLDER}\r\n\r\n");
+        guest.write_all(request.as_bytes()).await.unwrap();
+        assert_eq!(
+            broken(&mut guest).await,
+            ErrorKind::ConnectionReset,
+            "{host}"
+        );
+        let mut received = Vec::new();
+        let _ = within(server.read_to_end(&mut received)).await;
+        assert!(received.is_empty(), "{received:?}");
+        let events = events.lock().unwrap();
+        assert!(
+            matches!(&events[..], [Event::Violation { host: told, .. }] if told.to_string() == host),
+            "{events:?}"
+        );
+    }
+    // The secret is for any host, but this sandbox's DNS gave the address for another.
+    let any = plaintext(|secret| secret.allow_any_host_dangerous(true));
+    let (mut guest, _server, _) = relayed_with(any).await;
+    let request =
+        format!("GET / HTTP/1.1\r\nHost: evil.example.test\r\nX-Key: {PLACEHOLDER}\r\n\r\n");
+    guest.write_all(request.as_bytes()).await.unwrap();
+    assert_eq!(broken(&mut guest).await, ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_placeholder_may_be_seen_where_a_secret_says_so_without_tls_too() {
+    let passing =
+        common::secrets_with(VALUE, |secret| secret.passthrough_host("evil.example.test"));
+    let (mut guest, mut server, _) = relayed_with(passing).await;
+    let request =
+        format!("GET / HTTP/1.1\r\nHost: evil.example.test\r\nX-Key: {PLACEHOLDER}\r\n\r\n");
+    guest.write_all(request.as_bytes()).await.unwrap();
+    let received = read_until(&mut server, "\r\n\r\n").await;
+    assert!(received.contains(PLACEHOLDER), "{received}");
+    answer(&mut server, "!").await;
+    read_until(&mut guest, "!").await;
+    // Its own host does not get the value without TLS.
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nX-Key: {PLACEHOLDER}\r\n\r\n");
+    guest.write_all(request.as_bytes()).await.unwrap();
+    assert_eq!(broken(&mut guest).await, ErrorKind::ConnectionReset);
+}
+
+/// Reading HTTP keeps nobody else from speaking, whichever side begins.
+#[tokio::test]
+async fn other_protocols_are_relayed_and_searched_as_ever_where_plaintext_is_read() {
+    let (mut guest, mut server, _) = relayed_with(plaintext(|secret| secret)).await;
+    server.write_all(b"220 ready\r\n").await.unwrap();
+    read_until(&mut guest, "220 ready\r\n").await;
+    guest.write_all(b"GET / no HTTP\r\n").await.unwrap();
+    read_until(&mut server, "GET / no HTTP\r\n").await;
+    guest
+        .write_all(format!("{PLACEHOLDER}\r\n").as_bytes())
+        .await
+        .unwrap();
+    assert_eq!(broken(&mut guest).await, ErrorKind::ConnectionReset);
+
+    let (mut guest, mut server, _) = relayed_with(plaintext(|secret| secret)).await;
+    guest.write_all(b"P").await.unwrap();
+    read_until(&mut server, "P").await;
+    server.write_all(b"Q").await.unwrap();
+    read_until(&mut guest, "Q").await;
+    guest.shutdown().await.unwrap();
+    within(server.read_to_end(&mut Vec::new())).await.unwrap();
 }

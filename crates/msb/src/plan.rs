@@ -93,9 +93,7 @@ impl Plan {
 
 pub(crate) fn build_secrets(secrets: Vec<SecretBuilder>) -> Result<Vec<Secret>, Error> {
     let secrets = secrets.into_iter().map(SecretBuilder::build);
-    let secrets = secrets.collect::<Result<Vec<_>, _>>()?;
-    secrets.iter().try_for_each(check_scopes)?;
-    Ok(secrets)
+    Ok(secrets.collect::<Result<_, _>>()?)
 }
 
 pub(crate) fn policy(network: &NetworkBuilder) -> Result<NetworkPolicy, Error> {
@@ -218,17 +216,6 @@ fn plan_upstream(settings: Vec<UpstreamSetting>) -> Result<UpstreamTlsBuilder, E
     Ok(upstream)
 }
 
-/// Refuses scopes that the proxy does not serve yet: silence would look like success.
-fn check_scopes(secret: &Secret) -> Result<(), Error> {
-    if secret.requires_tls_identity() {
-        return Ok(());
-    }
-    Err(Error::Secret(msb_secrets::Error::NotSupportedYet {
-        env: secret.env().to_owned(),
-        method: "require_tls_identity(false)",
-    }))
-}
-
 /// Refuses a secret that nothing could put in (SPEC S12); returns warnings for those that may be half out of reach.
 fn check_reach(
     secrets: &[Secret],
@@ -239,11 +226,6 @@ fn check_reach(
         return Ok(Vec::new());
     };
     let env = secret.env();
-    let Some(interception) = interception else {
-        return Err(Error::Config(format!(
-            "nothing could put the secret {env} in: TLS interception is switched off; switch it on or drop the secret"
-        )));
-    };
     let network_is_off = network
         .profiles
         .as_deref()
@@ -253,7 +235,16 @@ fn check_reach(
             "nothing could put the secret {env} in: the network is `none`; allow its hosts or drop the secret"
         )));
     }
-    check_bypass(secrets, interception)
+    if let Some(interception) = interception {
+        return check_bypass(secrets, interception);
+    }
+    match secrets.iter().find(|secret| secret.requires_tls_identity()) {
+        Some(secret) => Err(Error::Config(format!(
+            "nothing could put the secret {} in: TLS interception is switched off; switch it on or drop the secret",
+            secret.env()
+        ))),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Refuses a secret for a host that is bypassed by name; returns warnings for patterns that overlap.
@@ -266,7 +257,9 @@ pub(crate) fn check_bypass(
         let env = secret.env();
         for pattern in secret.scope().patterns().iter() {
             match &pattern {
-                HostPattern::Exact(host) if interception.bypass.covers(host) => {
+                HostPattern::Exact(host)
+                    if secret.requires_tls_identity() && interception.bypass.covers(host) =>
+                {
                     return Err(Error::Config(format!(
                         "nothing could put the secret {env} in for {host}: that host is bypassed; drop the bypass or the host"
                     )));
@@ -397,16 +390,27 @@ mod tests {
         }
     }
 
+    /// SPEC S12: it goes into plaintext HTTP, which neither needs interception nor is bypassed.
     #[test]
-    fn scopes_that_the_proxy_does_not_serve_are_refused() {
-        let with = |scoped: fn(SecretBuilder) -> SecretBuilder| {
-            let secret =
-                |s: SecretBuilder| s.env("API_KEY").value("sk-canary").allow_host("a.test");
-            builder().secret(move |s| scoped(secret(s)))
+    fn a_secret_without_tls_identity_needs_no_interception() {
+        let secret = |s: SecretBuilder| {
+            let secret = s.env("API_KEY").value("sk-canary").allow_host("a.test");
+            secret.require_tls_identity(false)
         };
+        let with = |tls: fn(TlsBuilder) -> TlsBuilder| {
+            builder().secret(secret).network(move |n| n.tls(tls))
+        };
+        let plan = Plan::new(with(|t| t.enabled(false))).unwrap();
+        assert!(plan.interception.is_none() && !plan.secrets.is_empty());
+        let plan = Plan::new(with(|t| t.bypass("a.test"))).unwrap();
+        assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
         check_refused(
-            with(|s| s.require_tls_identity(false)),
-            "\"API_KEY\": require_tls_identity(false) is not supported yet",
+            with(|t| t.enabled(false)).secret_env("OTHER", "sk-canary", "b.test"),
+            "the secret OTHER in: TLS interception is switched off",
+        );
+        check_refused(
+            builder().secret(secret).network(|n| n.profiles("none")),
+            "API_KEY in: the network is `none`",
         );
     }
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use msb_net::{Flow, FlowReset};
 use msb_policy::PinTable;
-use msb_secrets::{SecretSet, ViolationAction};
-use msb_tls_proxy::{Connection, EventSink, Reset, TlsProxy, relay_plain};
+use msb_tls_proxy::{Connection, PlainConfig, Reset, TlsProxy, relay_plain};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -22,10 +21,8 @@ pub(crate) struct Router {
     /// `None`: nothing is intercepted.
     pub(crate) proxy: Option<Arc<TlsProxy>>,
     pub(crate) ports: Vec<u16>,
-    pub(crate) secrets: SecretSet,
-    pub(crate) on_violation: ViolationAction,
+    pub(crate) plain: PlainConfig,
     pub(crate) pins: Arc<Mutex<PinTable>>,
-    pub(crate) events: EventSink,
 }
 
 impl Router {
@@ -63,12 +60,7 @@ impl Router {
                 });
             }
             _ => {
-                let relay = relay_plain(
-                    connection,
-                    self.secrets.clone(),
-                    self.on_violation,
-                    Arc::clone(&self.events),
-                );
+                let relay = relay_plain(connection, self.plain.clone());
                 connections.spawn(async move { until_broken(relay, guest.broken()).await });
             }
         }

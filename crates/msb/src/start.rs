@@ -10,7 +10,7 @@ use msb_image::{DiskFormat, Guest, GuestPaths, RootDisk, Store};
 use msb_net::Addresses;
 use msb_policy::PinTable;
 use msb_secrets::{SecretSet, ViolationAction};
-use msb_tls_proxy::{Limits, TlsProxy};
+use msb_tls_proxy::{Limits, PlainConfig, TlsProxy};
 use msb_vmm::{Accelerator, Channels, Disk, Machine, NetworkDevice, Vm};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -205,10 +205,16 @@ async fn connect(
             .as_ref()
             .map(|interception| interception.ports.clone())
             .unwrap_or_default(),
-        secrets: plan.secrets.clone(),
-        on_violation: plan.on_violation,
+        plain: PlainConfig {
+            secrets: {
+                let secrets = plan.secrets.clone();
+                Arc::new(move || secrets.clone())
+            },
+            on_violation: plan.on_violation,
+            events: events.tls_sink(),
+            limits: Limits::default(),
+        },
         pins,
-        events: events.tls_sink(),
     };
     let routing = tokio::spawn(router.drive(flows));
     tasks.aborts.push(routing.abort_handle());

@@ -97,7 +97,7 @@ impl Origins {
     }
 }
 
-/// A server's answer: who it is, and the body it got.
+/// A server's answer: who it is, or the body it got with its type.
 fn hello(
     name: &str,
 ) -> impl Fn(&msb_testkit::RecordedRequest) -> http::Response<http_body_util::Full<bytes::Bytes>>
@@ -110,6 +110,11 @@ fn hello(
             [] => format!("hello from {name}\n").into(),
             body => bytes::Bytes::copy_from_slice(body),
         };
-        http::Response::new(http_body_util::Full::new(body))
+        let content_type = request.only_header("content-type");
+        let content_type = content_type.unwrap_or_else(|| "text/plain".to_owned());
+        http::Response::builder()
+            .header(http::header::CONTENT_TYPE, content_type)
+            .body(http_body_util::Full::new(body))
+            .expect("a field value that was one")
     }
 }

@@ -1,25 +1,30 @@
-//! HTTP/1.1 between two TLS streams, one request after the other.
+//! HTTP/1.1 between two streams, one request after the other.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::uri::Scheme;
+use http::{Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use msb_name::Host;
-use msb_policy::InterceptedConnection;
-use msb_secrets::{SecretSet, ViolationAction};
+use msb_policy::{InterceptedConnection, PinTable, UpstreamTrust};
+use msb_secrets::ViolationAction;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::client::Client;
 use super::exchange::{AnswerBody, answer, exchange};
+use super::proxy::destination_of;
 use super::stop::Stop;
 use super::stream::Checked;
+use crate::config::Secrets;
+use crate::session::head;
 use crate::session::protocol::Protocol;
 use crate::{Event, EventSink, Limits};
 
@@ -27,10 +32,13 @@ use crate::{Event, EventSink, Limits};
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the requests of one connection have in common.
+#[derive(Clone)]
 pub(crate) struct Session {
     pub(crate) connection: InterceptedConnection,
+    /// There is no TLS, and each request has a connection of its own to the host it names.
+    pub(crate) plaintext: Option<Plaintext>,
     /// Asked at the head of every request for the secrets as they are then.
-    pub(crate) secrets: Box<dyn Fn() -> SecretSet + Send + Sync>,
+    pub(crate) secrets: Secrets,
     pub(crate) on_violation: ViolationAction,
     pub(crate) events: EventSink,
     pub(crate) limits: Limits,
@@ -42,7 +50,31 @@ pub(crate) struct Session {
     pub(crate) open: watch::Sender<usize>,
 }
 
+/// The address of a plaintext connection, and which names were resolved to it.
+#[derive(Clone)]
+pub(crate) struct Plaintext {
+    pub(crate) destination: SocketAddr,
+    pub(crate) pins: Arc<Mutex<PinTable>>,
+}
+
 impl Session {
+    /// What holds for a request with this head.
+    pub(crate) fn for_request(self: Arc<Self>, head: &request::Parts) -> Arc<Self> {
+        let Some(plaintext) = &self.plaintext else {
+            return self;
+        };
+        let Ok(authority) = head::authority(head, &Scheme::HTTP) else {
+            // It is refused as soon as it is looked at.
+            return self;
+        };
+        let host = authority.host().clone();
+        let evidence = destination_of(&host, plaintext.destination, &plaintext.pins);
+        Arc::new(Self {
+            connection: InterceptedConnection::new(host, evidence, UpstreamTrust::Plaintext),
+            ..Self::clone(&self)
+        })
+    }
+
     pub(crate) fn host(&self) -> &Host {
         self.connection.host()
     }

@@ -44,6 +44,7 @@ pub(crate) async fn exchange(
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Unserved> {
     let (mut head, incoming) = request.into_parts();
+    let session = session.for_request(&head);
     let mut context = RequestContext {
         method: head.method.clone(),
         path: None,

@@ -1,17 +1,26 @@
-//! TCP that is not intercepted: relayed both ways, scanned one way.
+//! TCP that is not intercepted: relayed both ways, scanned one way; plaintext HTTP by request where that counts.
 
 use std::io;
-use std::sync::PoisonError;
-use std::time::Instant;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use msb_name::Host;
-use msb_secrets::{SecretSet, StreamRewriter, Violation, ViolationAction};
+use msb_policy::{Destination, InterceptedConnection, PinTable, UpstreamTrust};
+use msb_secrets::{SecretSet, StreamRewriter, Violation};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf,
 };
+use tokio::sync::watch;
 
-use crate::{Connection, Event, EventSink};
+use super::bridge::{Plaintext, Session, bridge};
+use super::stop::Stop;
+use super::stream::Prefixed;
+use crate::session::opening::Opening;
+use crate::session::protocol::Protocol;
+use crate::{Connection, Event, PlainConfig};
 
 /// How much is read at once.
 const CHUNK: usize = 64 * 1024;
@@ -31,14 +40,117 @@ impl From<io::Error> for Fault {
 /// Relays a connection that is not intercepted, byte for byte and half-close by half-close.
 ///
 /// What the guest sends is scanned: nobody knows who is at the other end, so any placeholder is a
-/// violation, and the guest is reset before the placeholder is whole upstream. It returns when
-/// both directions have ended, or at the first fault; dropping the future drops the connection.
-pub async fn relay_plain<G, U>(
-    connection: Connection<G, U>,
-    secrets: SecretSet,
-    on_violation: ViolationAction,
-    events: EventSink,
-) where
+/// violation, and the guest is reset before the placeholder is whole upstream. Where a secret
+/// [asks for it](SecretSet::reads_plaintext), a connection that the guest begins with an HTTP/1
+/// request is served request by request instead. It returns when both directions have ended, or at
+/// the first fault; dropping the future drops the connection.
+pub async fn relay_plain<G, U>(mut connection: Connection<G, U>, config: PlainConfig)
+where
+    G: AsyncRead + AsyncWrite + Send + Unpin,
+    U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let secrets = (config.secrets)();
+    if !secrets.reads_plaintext() {
+        return relay(connection, secrets, config).await;
+    }
+    let Ok(first) = first_words(&mut connection, config.limits.continue_wait).await else {
+        return connection.reset.reset();
+    };
+    let connection = Connection {
+        guest: Prefixed::new(first.from_guest, connection.guest),
+        reset: connection.reset,
+        upstream: Prefixed::new(first.from_upstream, connection.upstream),
+        destination: connection.destination,
+        pins: connection.pins,
+    };
+    match first.opening {
+        Opening::Http => serve_requests(connection, config).await,
+        Opening::Other | Opening::Unknown => relay(connection, secrets, config).await,
+    }
+}
+
+/// What was said before it was clear what is spoken.
+struct FirstWords {
+    opening: Opening,
+    from_guest: BytesMut,
+    from_upstream: BytesMut,
+}
+
+/// Listens to both sides until it is clear what is spoken, or one of them waits: a server that
+/// speaks first is not kept from it.
+async fn first_words<G, U>(
+    connection: &mut Connection<G, U>,
+    patience: Duration,
+) -> io::Result<FirstWords>
+where
+    G: AsyncRead + Unpin,
+    U: AsyncRead + Unpin,
+{
+    let mut first = FirstWords {
+        opening: Opening::Unknown,
+        from_guest: BytesMut::new(),
+        from_upstream: BytesMut::new(),
+    };
+    while first.opening == Opening::Unknown {
+        let has_begun = !first.from_guest.is_empty();
+        tokio::select! {
+            read = connection.guest.read_buf(&mut first.from_guest) => {
+                if read? == 0 {
+                    break;
+                }
+                first.opening = Opening::of(&first.from_guest);
+            }
+            read = connection.upstream.read_buf(&mut first.from_upstream) => {
+                read?;
+                break;
+            }
+            () = tokio::time::sleep(patience), if has_begun => break,
+        }
+    }
+    Ok(first)
+}
+
+/// Bridges plaintext HTTP/1 requests one by one.
+async fn serve_requests<G, U>(connection: Connection<G, U>, config: PlainConfig)
+where
+    G: AsyncRead + AsyncWrite + Send + Unpin,
+    U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Connection {
+        mut guest,
+        reset,
+        upstream,
+        destination,
+        pins,
+    } = connection;
+    let stop = Arc::new(Stop::default());
+    let broken = Arc::new(AtomicBool::new(false));
+    let address = Destination::Unpinned(destination.ip());
+    let session = Session {
+        connection: InterceptedConnection::new(
+            known_host(&pins, destination.ip()),
+            address,
+            UpstreamTrust::Plaintext,
+        ),
+        plaintext: Some(Plaintext { destination, pins }),
+        secrets: config.secrets,
+        on_violation: config.on_violation,
+        events: config.events,
+        limits: config.limits,
+        stop: Arc::clone(&stop),
+        broken: Arc::clone(&broken),
+        protocol: Protocol::Http1,
+        open: watch::Sender::new(0),
+    };
+    bridge(&mut guest, upstream, Arc::new(session)).await;
+    if stop.is_raised() || broken.load(Ordering::Relaxed) {
+        // While the stream is still there: what is gone cannot be reset.
+        reset.reset();
+    }
+}
+
+async fn relay<G, U>(connection: Connection<G, U>, secrets: SecretSet, config: PlainConfig)
+where
     G: AsyncRead + AsyncWrite + Send + Unpin,
     U: AsyncRead + AsyncWrite + Send + Unpin,
 {
@@ -58,16 +170,12 @@ pub async fn relay_plain<G, U>(
     );
     let Err(fault) = ended else { return };
     if let Fault::Violation(violation) = fault {
-        let names = pins
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .names(destination.ip(), Instant::now());
-        events(Event::Violation {
-            host: host_of(names, destination.ip()),
+        (config.events)(Event::Violation {
+            host: known_host(&pins, destination.ip()),
             method: None,
             path: None,
             violation,
-            action: on_violation,
+            action: config.on_violation,
         });
     }
     reset.reset();
@@ -95,8 +203,14 @@ where
     }
 }
 
+/// The one name that was resolved to the address, else the address.
+fn known_host(pins: &Mutex<PinTable>, address: IpAddr) -> Host {
+    let pins = pins.lock().unwrap_or_else(PoisonError::into_inner);
+    host_of(pins.names(address, Instant::now()), address)
+}
+
 /// The one name that stands for the address, else the address.
-pub(crate) fn host_of(mut names: Vec<msb_name::HostName>, address: std::net::IpAddr) -> Host {
+pub(crate) fn host_of(mut names: Vec<msb_name::HostName>, address: IpAddr) -> Host {
     match (names.pop(), names.is_empty()) {
         (Some(name), true) => Host::Name(name),
         _ => Host::Ip(address),

@@ -356,7 +356,8 @@ impl Inner {
             limits: self.limits,
             protocol: Protocol::Http1,
             open: watch::Sender::new(0),
-            secrets: Box::new(move || {
+            plaintext: None,
+            secrets: Arc::new(move || {
                 let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
                 secrets.load()
             }),
@@ -484,7 +485,8 @@ fn host(hello: &Hello, pins: &std::sync::Mutex<PinTable>, destination: SocketAdd
     }
 }
 
-fn destination_of(
+/// How the address was chosen, as far as the sandbox's DNS knows.
+pub(crate) fn destination_of(
     host: &Host,
     destination: SocketAddr,
     pins: &std::sync::Mutex<PinTable>,

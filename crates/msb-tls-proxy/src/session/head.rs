@@ -4,7 +4,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri, Version, request};
 use msb_name::Authority;
-use msb_policy::{InterceptedConnection, check_identity};
+use msb_policy::{InterceptedConnection, UpstreamTrust, check_identity};
 use msb_secrets::{
     BodyKind, LengthChange, Location, RequestRewriter, ResponseScrubber, Rewritten, SecretSet,
     Violation,
@@ -87,7 +87,11 @@ pub(crate) fn rewrite(
     connection: &InterceptedConnection,
     secrets: &SecretSet,
 ) -> Result<Plan, Refused> {
-    let authority = authority(head)?;
+    let scheme = match connection.upstream() {
+        UpstreamTrust::Plaintext => Scheme::HTTP,
+        UpstreamTrust::Verified(_) | UpstreamTrust::VerificationOff => Scheme::HTTPS,
+    };
+    let authority = authority(head, &scheme)?;
     let path = told(head.uri.path());
     let expects_continue = expects_continue(head)?;
     let upgrade = upgrade(&head.headers);
@@ -158,7 +162,7 @@ fn scrubber(connection: &InterceptedConnection, secrets: &SecretSet) -> Option<R
 }
 
 /// The authority of a request, if it says one only (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
-fn authority(head: &request::Parts) -> Result<Authority, Refused> {
+pub(crate) fn authority(head: &request::Parts, scheme: &Scheme) -> Result<Authority, Refused> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => Some(host),
@@ -179,12 +183,8 @@ fn authority(head: &request::Parts) -> Result<Authority, Refused> {
         (None, Some(host)) => return Ok(host),
         (Some(target), host) => (target.clone(), host.unwrap_or(target)),
     };
-    if head
-        .uri
-        .scheme()
-        .is_some_and(|scheme| *scheme != Scheme::HTTPS)
-    {
-        return Err(Refused::bad("the target's scheme is not https"));
+    if head.uri.scheme().is_some_and(|other| other != scheme) {
+        return Err(Refused::bad(format!("the target's scheme is not {scheme}")));
     }
     if target.host() != host.host() || head.method != Method::CONNECT && target != host {
         return Err(Refused::bad(

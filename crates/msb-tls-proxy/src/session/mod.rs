@@ -4,5 +4,6 @@ pub(crate) mod body;
 pub(crate) mod framing;
 pub(crate) mod head;
 pub(crate) mod hello;
+pub(crate) mod opening;
 pub(crate) mod protocol;
 pub(crate) mod response;

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use msb::tls_proxy::Event as Tls;
-use msb::{Event, ViolationAction};
+use msb::{Event, HostAddress, ViolationAction};
 use msb_e2e::{API, Guest, OTHER, Origins, PINNED, certificates, is_signed_by, on_guests};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 const VALUE: &str = "sk-canary-3f9a1c77e0b2";
 const BASIC: &str = "basic-canary-5d10";
+const PLAIN: &str = "plain-canary-77ab01";
+const PLAIN_HOST: &str = "plain.example.test";
 
 #[test]
 fn a_secret_reaches_the_host_it_is_for_and_nothing_else() {
@@ -23,15 +27,23 @@ fn a_secret_reaches_the_host_it_is_for_and_nothing_else() {
                         .inject_body(true)
                 })
                 .secret_env("PASSWORD", BASIC, API)
+                .secret(|s| {
+                    s.env("PLAIN_KEY")
+                        .value(PLAIN)
+                        .allow_host(PLAIN_HOST)
+                        .require_tls_identity(false)
+                })
                 .network(|n| {
                     origins
                         .network(n)
+                        .add_host(PLAIN_HOST, HostAddress::HostGateway)
                         .on_secret_violation(ViolationAction::BlockAndLog)
                 })
         })
         .await;
         // First, while the guest has not asked for any name.
         an_address_of_the_guests_choice_gets_no_secret(&guest, &origins).await;
+        plaintext_gets_the_secret_that_says_so(&guest).await;
         the_guest_holds_placeholders_alone(&guest).await;
         an_allowed_host_gets_the_value(&guest, &origins).await;
         a_value_in_query_and_body_comes_back_as_the_placeholder(&guest, &origins).await;
@@ -41,7 +53,7 @@ fn a_secret_reaches_the_host_it_is_for_and_nothing_else() {
         a_bypassed_host_shows_its_own_certificate(&guest, &origins).await;
         let events = format!("{:?}", guest.events());
         assert!(events.contains("Substituted"), "{events}");
-        for value in [VALUE, BASIC] {
+        for value in [VALUE, BASIC, PLAIN] {
             assert!(!events.contains(value), "an event holds a value");
         }
         guest.stop().await;
@@ -83,6 +95,36 @@ async fn the_guest_holds_placeholders_alone(guest: &Guest) {
     let grep = format!("grep -rlsI -e {VALUE} -e {BASIC} /etc /run /tmp /root /var");
     let found = guest.sh(&grep).await;
     assert_eq!(found.stdout, "", "files of the guest that hold a value");
+}
+
+async fn plaintext_gets_the_secret_that_says_so(guest: &Guest) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let port = listener.local_addr().expect("an address").port();
+    let received = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut head).await.expect("a request") > 0);
+        }
+        let head = String::from_utf8(head).expect("text");
+        let len = head.len();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len}\r\n\r\n{head}"
+        );
+        stream.write_all(answer.as_bytes()).await.expect("answered");
+        head
+    });
+    let url = format!("http://{PLAIN_HOST}:{port}/");
+    let ran = guest
+        .sh(&format!("curl -sS {url} -H \"X-Key: $PLAIN_KEY\""))
+        .await;
+    assert!(
+        ran.stdout.contains("X-Key: $MSB_PLAIN_KEY\r\n"),
+        "{}",
+        ran.stdout
+    );
+    let head = received.await.expect("a request");
+    assert!(head.contains(&format!("X-Key: {PLAIN}\r\n")), "{head}");
 }
 
 async fn an_allowed_host_gets_the_value(guest: &Guest, origins: &Origins) {
