@@ -28,6 +28,11 @@ pub(crate) struct EngineArgs {
     #[arg(long = "add-host", value_name = "NAME:IP[:PORT]", value_parser = parse_host)]
     pub(crate) add_hosts: Vec<HostArg>,
 
+    /// How much of a body may be held to count its length where a secret changes it, as bytes or with KiB, MiB or GiB;
+    /// longer ones are sent without their length. Default: 16 MiB.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) body_hold_limit: Option<u64>,
+
     /// Hosts whose TLS is left alone: a name or `*.suffix`. May be repeated.
     #[arg(long = "tls-bypass", value_name = "PATTERN")]
     pub(crate) tls_bypass: Vec<String>,
@@ -72,6 +77,7 @@ impl EngineArgs {
     /// Whether a flag is about interception, which switches it on.
     pub(crate) fn wants_tls(&self) -> bool {
         let Self {
+            body_hold_limit,
             tls_bypass,
             tls_upstream_ca_certs,
             tls_upstream_ca_certs_for,
@@ -79,7 +85,8 @@ impl EngineArgs {
             tls_client_certs_for,
             ..
         } = self;
-        !tls_bypass.is_empty()
+        body_hold_limit.is_some()
+            || !tls_bypass.is_empty()
             || !tls_upstream_ca_certs.is_empty()
             || !tls_upstream_ca_certs_for.is_empty()
             || !tls_no_verify_upstream_for.is_empty()
@@ -99,6 +106,9 @@ impl EngineArgs {
 
     /// Applies the flags about TLS.
     pub(crate) fn tls(&self, mut tls: TlsBuilder) -> TlsBuilder {
+        if let Some(bytes) = self.body_hold_limit {
+            tls = tls.body_hold_limit(bytes);
+        }
         for pattern in &self.tls_bypass {
             tls = tls.bypass(pattern);
         }
@@ -154,6 +164,25 @@ fn parse_host(text: &str) -> Result<HostArg, String> {
     })
 }
 
+/// A number of bytes: `65536`, `64KiB`, `16M`, `1 GiB`. K, M and G are powers of 1024, with or without `iB`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text[digits.len()..].trim_start();
+    let unit = unit.strip_suffix("iB").unwrap_or(unit);
+    let scale = match unit {
+        "" | "B" => Some(0),
+        "K" | "k" => Some(10),
+        "M" => Some(20),
+        "G" => Some(30),
+        _ => None,
+    };
+    let number = digits.parse::<u64>().ok();
+    let bytes = number
+        .zip(scale)
+        .and_then(|(number, scale)| number.checked_mul(1 << scale));
+    bytes.ok_or_else(|| "write a number of bytes, such as 65536, 64KiB or 16MiB".into())
+}
+
 fn parse_file_for(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((pattern, file)) if !pattern.is_empty() && !file.is_empty() => {
@@ -202,6 +231,29 @@ mod tests {
         ] {
             let address = parse_host(text).ok().map(|host| host.address);
             assert_eq!(address, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_parse_or_say_what_to_write() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("65536", Some(65_536)),
+            ("64KiB", Some(65_536)),
+            ("64 KiB", Some(65_536)),
+            ("16M", Some(16 << 20)),
+            ("16MiB", Some(16 << 20)),
+            ("1GiB", Some(1 << 30)),
+            ("5B", Some(5)),
+            ("", None),
+            ("MiB", None),
+            ("16MB", None),
+            ("-1", None),
+            ("1.5M", None),
+            ("1TiB", None),
+            ("18446744073709551615K", None),
+        ] {
+            assert_eq!(parse_size(text).ok(), expected, "{text}");
         }
     }
 

@@ -81,6 +81,7 @@ pub struct TlsBuilder {
     pub(crate) ports: Vec<u16>,
     pub(crate) bypass: Vec<String>,
     pub(crate) upstream: Vec<UpstreamSetting>,
+    pub(crate) body_hold_limit: Option<u64>,
 }
 
 /// One setting about servers, or about some of them.
@@ -99,6 +100,7 @@ impl Default for TlsBuilder {
             ports: vec![443],
             bypass: Vec::new(),
             upstream: Vec::new(),
+            body_hold_limit: None,
         }
     }
 }
@@ -162,6 +164,13 @@ impl TlsBuilder {
     ) -> Self {
         let setting = UpstreamSetting::ClientCertFor(pattern.into(), cert.into(), key.into());
         self.upstream.push(setting);
+        self
+    }
+
+    /// How many bytes of a request's or response's body may be held to count its length, which changes where a secret is
+    /// put in or taken out; longer ones are sent without their length. Default: 16 MiB.
+    pub fn body_hold_limit(mut self, bytes: u64) -> Self {
+        self.body_hold_limit = Some(bytes);
         self
     }
 }

@@ -10,7 +10,7 @@ use msb_name::{HostName, HostPattern};
 use msb_net::HostEntry;
 use msb_policy::{BypassList, NetworkPolicy};
 use msb_secrets::{Secret, SecretBuilder, SecretSet, ViolationAction};
-use msb_tls_proxy::{UpstreamTls, UpstreamTlsBuilder};
+use msb_tls_proxy::{Limits, UpstreamTls, UpstreamTlsBuilder};
 use msb_vmm::AcceleratorChoice;
 
 use crate::event::Sink;
@@ -49,6 +49,7 @@ pub(crate) struct Interception {
     pub(crate) ports: Vec<u16>,
     pub(crate) bypass: BypassList,
     pub(crate) upstream: UpstreamTlsBuilder,
+    pub(crate) limits: Limits,
 }
 
 impl Plan {
@@ -186,10 +187,13 @@ pub(crate) fn plan_interception(
             "port 53 cannot be intercepted as TLS: DNS is answered there".into(),
         ));
     }
+    let mut limits = Limits::default();
+    limits.body_hold = tls.body_hold_limit.unwrap_or(limits.body_hold);
     Ok(Some(Interception {
         ports: tls.ports,
         bypass: BypassList::parse(&tls.bypass)?,
         upstream: plan_upstream(tls.upstream)?,
+        limits,
     }))
 }
 

@@ -215,6 +215,17 @@ fn tls(event: &Tls) -> Record {
         } => Record::new("left_alone")
             .host(host)
             .place(secret, location, form),
+        Tls::Scrubbed {
+            host,
+            secret,
+            location,
+            form,
+        } => Record::new("scrubbed")
+            .host(host)
+            .place(secret, location, form),
+        Tls::ResponseRefused { host, reason } => {
+            Record::new("response_refused").host(host).reason(reason)
+        }
         Tls::Violation {
             host,
             method,

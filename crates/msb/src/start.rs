@@ -118,7 +118,7 @@ pub(crate) fn build_tls(
         upstream: interception.upstream.clone().build()?,
         on_violation,
         events: events.tls_sink(),
-        limits: Limits::default(),
+        limits: interception.limits,
     })?)
 }
 
@@ -212,7 +212,10 @@ async fn connect(
             },
             on_violation: plan.on_violation,
             events: events.tls_sink(),
-            limits: Limits::default(),
+            limits: plan
+                .interception
+                .as_ref()
+                .map_or_else(Limits::default, |interception| interception.limits),
         },
         pins,
     };

@@ -98,6 +98,10 @@ async fn bad_flags_are_each_told_in_words_that_help() {
             "GOOD --tls-client-cert-for a.test=cert.pem,other.pem",
             "is not that of the certificate in cert.pem",
         ),
+        (
+            "GOOD --body-hold-limit 1XB",
+            "such as 65536, 64KiB or 16MiB",
+        ),
         ("GOOD --upstream-port 0", "0 is not in 1..=65535"),
         ("GOOD --max-connections 0", "0 is not in 1..=65535"),
         (

@@ -146,3 +146,18 @@ async fn a_port_that_is_taken_is_told_and_no_certificate_is_written() {
     );
     assert!(!rig.path("ca.pem").exists());
 }
+
+#[tokio::test]
+async fn idle_connections_do_not_hold_up_the_end() {
+    let rig = Rig::new();
+    let origin = rig.origin().await;
+    let proxy = rig
+        .proxy("connect", origin.address(), "--drain-timeout 3600")
+        .await;
+    let mut idle = proxy.tunnel(&format!("{HOST}:443"), HOST).await.unwrap();
+    let request = format!("GET /status/204 HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    idle.write_all(request.as_bytes()).await.unwrap();
+    assert_ne!(within(idle.read(&mut [0; 1000])).await.unwrap(), 0);
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.end().await, (Some(0), String::new()));
+}

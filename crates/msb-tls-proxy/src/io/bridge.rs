@@ -1,10 +1,11 @@
 //! HTTP/1.1 between two streams, one request after the other.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use http::uri::Scheme;
@@ -48,6 +49,10 @@ pub(crate) struct Session {
     pub(crate) protocol: Protocol,
     /// How many requests are being served.
     pub(crate) open: watch::Sender<usize>,
+    /// Set when connections are to end as soon as no request is open on them.
+    pub(crate) drain: watch::Receiver<bool>,
+    /// What the connection to the server broke with, in one line.
+    pub(crate) fault: Arc<OnceLock<String>>,
 }
 
 /// The address of a plaintext connection, and which names were resolved to it.
@@ -73,6 +78,14 @@ impl Session {
             connection: InterceptedConnection::new(host, evidence, UpstreamTrust::Plaintext),
             ..Self::clone(&self)
         })
+    }
+
+    /// Waits until the connection is to end.
+    pub(crate) async fn draining(&self) {
+        // Without a sender nobody asks for it.
+        if self.drain.clone().wait_for(|drain| *drain).await.is_err() {
+            pending().await
+        }
     }
 
     pub(crate) fn host(&self) -> &Host {
@@ -120,14 +133,25 @@ where
             Box::pin(exchange(session, client, request))
         });
         let mut guest = pin!(server(&limits).serve_connection(TokioIo::new(guest), service));
-        let mut upstream_open = true;
+        let mut draining = pin!(session.draining());
+        let (mut upstream_open, mut closing) = (true, false);
         loop {
             tokio::select! {
                 biased;
                 () = session.stop.raised() => return,
-                _ = &mut upstream, if upstream_open => {
-                    // No further request can be served; the one that is being answered is finished.
+                ended = &mut upstream, if upstream_open => {
                     upstream_open = false;
+                    if let Err(error) = ended {
+                        session.fault.get_or_init(|| describe(&error));
+                    }
+                    // No further request can be served; the one that is being answered is finished. A guest that
+                    // has asked nothing yet is not left without a word: its first request is answered 502.
+                    if client.has_answered() {
+                        guest.as_mut().graceful_shutdown();
+                    }
+                }
+                () = &mut draining, if !closing => {
+                    closing = true;
                     guest.as_mut().graceful_shutdown();
                 }
                 _ = &mut guest => break,
@@ -169,6 +193,17 @@ fn server(limits: &Limits) -> hyper::server::conn::http1::Builder {
         // Room for a head at the limit and the line break that shows it is over it.
         .max_buf_size(limits.head_len + 4096);
     builder
+}
+
+/// An error and its causes in one line.
+fn describe(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    crate::event::one_line(&text)
 }
 
 fn report_framing(session: &Session, reason: &str) {

@@ -46,6 +46,11 @@ impl Client {
         }
     }
 
+    /// Whether an answer has come on a connection that carries one after the other.
+    pub(crate) fn has_answered(&self) -> bool {
+        matches!(self, Self::Http1 { answered, .. } if answered.load(Ordering::Relaxed))
+    }
+
     pub(crate) async fn send(
         &self,
         request: Request<RequestBody>,

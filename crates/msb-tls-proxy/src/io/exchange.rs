@@ -103,6 +103,8 @@ pub(crate) async fn exchange(
             (Some(answer), _) => Ok(answer),
             (None, NoAnswer::Pass(unserved)) => Err(unserved),
             (None, NoAnswer::Tell(error)) => {
+                let error = error.to_string();
+                let error = context.session.fault.get().unwrap_or(&error);
                 let reason = format!("{} gave no valid answer: {error}", context.session.host());
                 Ok(context.bad_gateway(&reason))
             }

@@ -51,7 +51,12 @@ where
         });
         let server = server(&limits, tasks.clone());
         let mut guest = pin!(server.serve_connection(TokioIo::new(guest), service));
-        let mut idle = pin!(session.idle());
+        let mut idle = pin!(async {
+            tokio::select! {
+                () = session.idle() => {}
+                () = session.draining() => {}
+            }
+        });
         let (mut upstream_open, mut closing) = (true, false);
         loop {
             tokio::select! {

@@ -141,6 +141,8 @@ where
         broken: Arc::clone(&broken),
         protocol: Protocol::Http1,
         open: watch::Sender::new(0),
+        drain: watch::channel(false).1,
+        fault: Arc::default(),
     };
     bridge(&mut guest, upstream, Arc::new(session)).await;
     if stop.is_raised() || broken.load(Ordering::Relaxed) {

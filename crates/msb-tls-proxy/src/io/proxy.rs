@@ -4,11 +4,8 @@ use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::StatusCode;
@@ -24,6 +21,7 @@ use tokio_rustls::client::TlsStream as UpstreamStream;
 use tokio_rustls::server::{StartHandshake, TlsStream as GuestStream};
 
 use super::bridge::{Session, bridge, serve_failure};
+use super::guard::guarded;
 use super::guest::{GuestTls, read_hello, rejected_leaf};
 use super::http2;
 use super::plain::{host_of, splice};
@@ -55,6 +53,7 @@ pub(super) struct Inner {
     on_violation: ViolationAction,
     pub(super) events: EventSink,
     limits: Limits,
+    drain: watch::Sender<bool>,
 }
 
 impl TlsProxy {
@@ -87,6 +86,7 @@ impl TlsProxy {
             on_violation,
             events,
             limits,
+            drain: watch::Sender::new(false),
         })))
     }
 
@@ -125,6 +125,11 @@ impl TlsProxy {
         }
     }
 
+    /// Lets every connection end once no request is open on it, those that come later included.
+    pub fn drain(&self) {
+        self.0.drain.send_replace(true);
+    }
+
     /// Serves one connection to its end. What happens on it is told through the events; a panic in
     /// it ends this connection only. Dropping the future drops the connection.
     pub async fn serve<G, U>(&self, connection: Connection<G, U>)
@@ -154,13 +159,6 @@ impl TlsProxy {
         let reset = Arc::clone(&client.reset);
         let serve = Box::pin(Arc::clone(&self.0).serve_dialling(client, dial));
         guarded(reset, serve).await;
-    }
-}
-
-/// Serves a connection; a panic ends it with a reset.
-async fn guarded(reset: Arc<dyn crate::Reset>, serve: Pin<Box<impl Future<Output = ()>>>) {
-    if CatchPanic(serve).await.is_err() {
-        reset.reset();
     }
 }
 
@@ -357,6 +355,8 @@ impl Inner {
             protocol: Protocol::Http1,
             open: watch::Sender::new(0),
             plaintext: None,
+            drain: self.drain.subscribe(),
+            fault: Arc::default(),
             secrets: Arc::new(move || {
                 let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
                 secrets.load()
@@ -498,17 +498,4 @@ pub(crate) fn destination_of(
             || Destination::Unpinned(destination.ip()),
             Destination::Pinned,
         )
-}
-
-/// Turns a panic in a future into an error.
-struct CatchPanic<F>(Pin<Box<F>>);
-
-impl<F: Future> Future for CatchPanic<F> {
-    type Output = Result<F::Output, ()>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // The future is not polled again after a panic, so its broken state is never seen.
-        catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context)))
-            .map_or(Poll::Ready(Err(())), |poll| poll.map(Ok))
-    }
 }

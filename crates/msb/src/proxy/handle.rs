@@ -154,10 +154,13 @@ impl Proxy {
         reason.unwrap_or_else(|| "its task is gone".to_owned())
     }
 
-    /// Accepts no more connections and lets those that are open finish, for at most `limit`. Returns how many were cut
+    /// Accepts no more connections and lets open requests finish, for at most `limit`. Returns how many connections were cut
     /// off then.
     pub async fn drain(mut self, limit: Duration) -> usize {
         self.drain.send_replace(true);
+        if self.end.borrow().is_none() {
+            self.tls.drain();
+        }
         match tokio::time::timeout(limit, &mut self.serving).await {
             Ok(_) => 0,
             Err(_) => self.connections(),
