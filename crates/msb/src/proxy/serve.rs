@@ -328,3 +328,27 @@ async fn answer<F: Fn() -> bool + Unpin>(mut socket: Socket<F>, status: StatusCo
     // The client was told, or does not want to know.
     let _ = timeout(FAREWELL, farewell).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpStream;
+
+    use crate::Proxy;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_asks_for_nothing_is_turned_away_in_bounded_time() {
+        let proxy = Proxy::builder().start().await.unwrap();
+        let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
+            "{answer}"
+        );
+        assert!(
+            answer.ends_with("msb: the request did not come in time\n"),
+            "{answer}"
+        );
+    }
+}
