@@ -180,12 +180,12 @@ impl<U> fmt::Debug for Dialled<U> {
     }
 }
 
-/// Why the host did not dial a server, in one line each.
+/// Why the host did not dial a server, in one line each. There is no event of the proxy's: who dialled tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DialError {
-    /// It cannot be reached; the client is answered 502, and an event tells of it.
+    /// It cannot be reached; the client is answered 502.
     Failed(String),
-    /// It may not be reached; the client is answered 403, and who decided it tells of it.
+    /// It may not be reached; the client is answered 403.
     Denied(String),
 }

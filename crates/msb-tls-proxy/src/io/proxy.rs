@@ -273,17 +273,17 @@ impl Inner {
         let (connected, evidence) = match upstream {
             Ok((upstream, evidence)) => {
                 let connected = self.connect(upstream, &host, &hello.alpn).await;
+                if let Err(Unreached::Failed(reason)) = &connected {
+                    (self.events)(Event::UpstreamFailed {
+                        host: host.clone(),
+                        destination,
+                        reason: reason.clone(),
+                    });
+                }
                 (connected, evidence)
             }
             Err(error) => (Err(error.into()), Destination::Unpinned(destination.ip())),
         };
-        if let Err(Unreached::Failed(reason)) = &connected {
-            (self.events)(Event::UpstreamFailed {
-                host: host.clone(),
-                destination,
-                reason: reason.clone(),
-            });
-        }
         let chosen = match &connected {
             Ok((stream, _)) => Upstream::Chose(stream.get_ref().1.alpn_protocol()),
             Err(Unreached::NothingInCommon) => Upstream::NothingInCommon,

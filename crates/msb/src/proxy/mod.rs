@@ -36,6 +36,16 @@ pub enum ProxyEvent {
         /// One line.
         reason: String,
     },
+    /// What a transparent connection is for cannot be reached; its client was answered 502, or reset where the host is
+    /// bypassed.
+    DialFailed {
+        /// The host.
+        host: Host,
+        /// The port.
+        port: u16,
+        /// One line.
+        reason: String,
+    },
     /// As many connections are open as may be; new ones are reset. Once per burst.
     ConnectionLimit {
         /// The limit.

@@ -198,6 +198,11 @@ impl Server {
                 Err(DialError::Denied(reason))
             }
             Err(Failure::Unreachable(reason) | Failure::TimedOut(reason)) => {
+                self.tell(ProxyEvent::DialFailed {
+                    host,
+                    port: self.upstream_port,
+                    reason: reason.clone(),
+                });
                 Err(DialError::Failed(reason))
             }
         }
