@@ -33,11 +33,12 @@ fn main() -> ExitCode {
         }
     };
     report::start_log(&cli.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-    {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Task::Run(_) = cli.task {
+        // Its guest wants the processors; a proxy may have them all.
+        runtime.worker_threads(2);
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report::failure(&anyhow::Error::new(error).context("cannot start")),
     };

@@ -23,6 +23,8 @@
 //! # }
 //! ```
 //!
+//! The same engine works without a machine, for containers and CI: [`Proxy`].
+//!
 //! # Pieces
 //! The sub-crates are useful alone and are re-exported here under short names: [`secrets`], [`policy`], [`name`],
 //! [`ca`], [`net`], [`tls_proxy`], [`vmm`], [`image`].

@@ -25,7 +25,23 @@ const NAME: &str = "proxy";
 /// How many connections the kernel keeps until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// A running proxy. Dropping it ends it and its connections at once; [`drain`](Self::drain) lets them finish.
+/// A running proxy: the engine of a [`Sandbox`](crate::Sandbox) for clients without one. Dropping it ends it and its
+/// connections at once; [`drain`](Self::drain) lets them finish.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), msb::Error> {
+/// let proxy = msb::Proxy::builder()
+///     .secret(|s| s.env("API_KEY").value("sk-real").allow_host("api.example.com"))
+///     .on_event(|event| println!("{}", event.to_json(std::time::SystemTime::now())))
+///     .start()
+///     .await?;
+/// // What a client has to be given: where the proxy is, whom to trust, and placeholders.
+/// println!("HTTPS_PROXY=http://{}", proxy.address());
+/// assert!(proxy.ca_pem().starts_with("-----BEGIN CERTIFICATE-----"));
+/// assert_eq!(proxy.env().collect::<Vec<_>>(), [("API_KEY", "$MSB_API_KEY")]);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Proxy {
     address: SocketAddr,
     tls: TlsProxy,
