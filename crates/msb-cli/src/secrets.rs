@@ -48,6 +48,11 @@ pub(crate) struct SecretArgs {
     #[arg(long = "secret-passthrough", value_name = "NAME=HOST[,HOST..]")]
     pub(crate) passthroughs: Vec<String>,
 
+    /// Puts the secret NAME into plaintext HTTP to its hosts as well; whoever is on the way there can then obtain it. In
+    /// `msb proxy`, tunnels may then carry what is not TLS.
+    #[arg(long = "secret-no-tls-identity", value_name = "NAME")]
+    pub(crate) without_tls_identity: Vec<String>,
+
     /// Leaves the value of the secret NAME in responses, where it is otherwise replaced by the placeholder.
     #[arg(long = "secret-no-scrub", value_name = "NAME")]
     pub(crate) unscrubbed: Vec<String>,
@@ -62,6 +67,7 @@ pub(crate) struct SecretSpec {
     inject: Option<Places>,
     placeholder: Placeholder,
     passthrough: Vec<String>,
+    no_tls_identity: bool,
     no_scrub: bool,
 }
 
@@ -122,6 +128,11 @@ impl SecretArgs {
                 bail!("--secret-placeholder-like-value {name}: it has another placeholder already");
             }
             spec.placeholder = Placeholder::LikeValue;
+        }
+        for name in &self.without_tls_identity {
+            specs
+                .find("--secret-no-tls-identity", name)?
+                .no_tls_identity = true;
         }
         for name in &self.unscrubbed {
             specs.find("--secret-no-scrub", name)?.no_scrub = true;
@@ -266,6 +277,7 @@ impl SecretSpec {
         let mut secret = SecretBuilder::new()
             .env(&self.name)
             .source_value(value)
+            .require_tls_identity(!self.no_tls_identity)
             .scrub_responses(!self.no_scrub);
         for host in &self.hosts {
             secret = if host.contains('*') {
@@ -376,6 +388,10 @@ mod tests {
             (&["--secret", "KEY@b.example"][..], "given twice"),
             (&["--secret-file", "OTHER=x"], "no secret of that name"),
             (&["--secret-no-scrub", "OTHER"], "no secret of that name"),
+            (
+                &["--secret-no-tls-identity", "OTHER"],
+                "no secret of that name",
+            ),
             (&["--secret-file", "KEY"], "API_KEY=/run/secrets"),
             (&["--secret-file", "KEY="], "nothing behind"),
             (

@@ -27,8 +27,11 @@ impl<F: Fn() -> bool> Socket<F> {
 
     /// Gives back what was read too far.
     pub(crate) fn unread(&mut self, bytes: Bytes) {
-        debug_assert!(self.unread.is_empty());
-        self.unread = bytes;
+        self.unread = if self.unread.is_empty() {
+            bytes
+        } else {
+            [bytes, std::mem::take(&mut self.unread)].concat().into()
+        };
     }
 }
 
@@ -130,7 +133,8 @@ pub(crate) mod tests {
         far.write_all(b" and more").await.unwrap();
         drop(far);
         let mut socket = Socket::new(stream, || false);
-        socket.unread(Bytes::from_static(b"this"));
+        socket.unread(Bytes::from_static(b"is"));
+        socket.unread(Bytes::from_static(b"th"));
         let mut text = String::new();
         socket.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "this and more");

@@ -1,7 +1,7 @@
 //! Values for allowed hosts, resets for others, and what the events tell of both.
 
 use rustix::process::Signal;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::rig::{HOST, OTHER, PLACEHOLDER, Rig, VALUE, check_reset, get, within};
 
@@ -275,4 +275,70 @@ async fn a_passthrough_host_sees_the_placeholder_and_not_the_value() {
     let proxy = rig.proxy("connect", origin.address(), &flags).await;
     proxy.get(OTHER).await.unwrap();
     assert_eq!(received(&origin, 1).await, format!("Bearer {PLACEHOLDER}"));
+}
+
+/// A server without TLS that answers one request after another with what `Authorization` was.
+async fn plain_origin() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                }
+                let status = match String::from_utf8_lossy(&head).contains(VALUE) {
+                    true => "200 OK",
+                    false => "401 Unauthorized",
+                };
+                let answer =
+                    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn plaintext_in_a_tunnel_gets_a_secret_that_says_so_at_its_host_and_no_other() {
+    let rig = Rig::new();
+    let origin = plain_origin().await;
+    for (flags, host, expected) in [
+        (
+            "--secret-no-tls-identity API_KEY",
+            HOST,
+            Some("HTTP/1.1 200 OK"),
+        ),
+        ("--secret-no-tls-identity API_KEY", OTHER, None),
+        ("", HOST, None),
+    ] {
+        let proxy = rig.proxy("connect", origin, flags).await;
+        let tunnel = format!("CONNECT {host}:80 HTTP/1.1\r\n\r\n");
+        let (head, mut stream) = proxy.ask(tunnel.as_bytes()).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {PLACEHOLDER}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let ended = within(stream.read_to_string(&mut answer)).await;
+        match expected {
+            Some(status) => assert!(answer.starts_with(status), "{answer}"),
+            None => check_reset(ended),
+        }
+    }
+}
+
+#[tokio::test]
+async fn tls_goes_on_as_before_where_a_secret_may_go_into_plaintext() {
+    let rig = Rig::new();
+    let origin = rig.origin().await;
+    let flags = "--secret-no-tls-identity API_KEY";
+    let proxy = rig.proxy("connect", origin.address(), flags).await;
+    let answer = proxy.get(HOST).await.unwrap();
+    assert!(answer.contains(" 200 "), "{answer}");
+    assert_eq!(received(&origin, 1).await, format!("Bearer {VALUE}"));
+    check_reset(proxy.get(OTHER).await);
 }

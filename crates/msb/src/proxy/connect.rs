@@ -8,7 +8,7 @@ pub(crate) const MAX_HEAD_LEN: usize = 8 * 1024;
 /// The most fields a head may have.
 const MAX_FIELDS: usize = 64;
 /// A TLS record of type handshake (RFC 8446 section 5.1).
-const HANDSHAKE_RECORD: u8 = 22;
+pub(super) const HANDSHAKE_RECORD: u8 = 22;
 
 /// What the bytes so far are.
 #[derive(Debug, PartialEq, Eq)]

@@ -102,6 +102,8 @@ impl Proxy {
             mode: builder.mode,
             upstream_port: builder.upstream_port,
             max_connections: builder.max_connections,
+            on_violation: builder.network.on_violation,
+            limits: plan.interception.limits,
             events: events.clone(),
             end: end.clone(),
             open: Arc::clone(&open),

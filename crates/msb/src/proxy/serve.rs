@@ -2,14 +2,18 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use http::StatusCode;
 use msb_name::Host;
-use msb_tls_proxy::{Client, DialError, Dialled, Reset, TlsProxy};
+use msb_policy::PinTable;
+use msb_secrets::ViolationAction;
+use msb_tls_proxy::{
+    Client, Connection, DialError, Dialled, Limits, PlainConfig, Reset, TlsProxy, relay_plain,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -39,6 +43,8 @@ pub(super) struct Server {
     pub(super) mode: ProxyMode,
     pub(super) upstream_port: u16,
     pub(super) max_connections: usize,
+    pub(super) on_violation: ViolationAction,
+    pub(super) limits: Limits,
     pub(super) events: Events,
     /// Why the proxy ends, once it does.
     pub(super) end: watch::Receiver<Option<String>>,
@@ -242,14 +248,25 @@ impl Server {
             Ok(connected) => connected,
             Err(failure) => return self.tell_failure(socket, host, port, failure).await,
         };
-        let dialled = Dialled {
-            upstream: self.socket(stream, &broken),
-            address,
-            host,
-        };
+        let upstream = self.socket(stream, &broken);
         if socket.write_all(ESTABLISHED).await.is_err() {
             return;
         }
+        if self.carries_plaintext() && begins_without_tls(&mut socket).await {
+            let connection = Connection {
+                guest: socket,
+                reset: broken,
+                upstream,
+                destination: address,
+                pins: pinned(&host, address),
+            };
+            return relay_plain(connection, self.plain()).await;
+        }
+        let dialled = Dialled {
+            upstream,
+            address,
+            host,
+        };
         let client = Client {
             guest: socket,
             reset: broken,
@@ -257,6 +274,25 @@ impl Server {
         };
         let dial = |_| std::future::ready(Ok(dialled));
         self.tls.serve_dialling(client, dial).await;
+    }
+
+    /// Whether a secret may be put into plaintext HTTP. Without one, tunnels carry TLS and nothing else.
+    fn carries_plaintext(&self) -> bool {
+        let secrets = self.tls.secrets().load();
+        secrets.env().any(|(env, _)| {
+            let scope = secrets.scope(env);
+            scope.is_some_and(|(_, scope)| scope.allows_plaintext())
+        })
+    }
+
+    fn plain(&self) -> PlainConfig {
+        let tls = self.tls.clone();
+        PlainConfig {
+            secrets: Arc::new(move || tls.secrets().load()),
+            on_violation: self.on_violation,
+            events: self.events.tls_sink(),
+            limits: self.limits,
+        }
     }
 
     async fn tell_failure<F: Fn() -> bool + Unpin>(
@@ -295,6 +331,26 @@ impl Server {
         });
         answer(socket, status, &reason).await;
     }
+}
+
+/// What the host dialled for the client counts like an answer of a sandbox's DNS.
+fn pinned(host: &Host, address: SocketAddr) -> Arc<Mutex<PinTable>> {
+    let mut pins = PinTable::default();
+    if let Host::Name(name) = host {
+        pins.insert(name.clone(), address.ip(), Duration::MAX, Instant::now());
+    }
+    Arc::new(Mutex::new(pins))
+}
+
+/// Waits for a tunnel's first byte. A client that sends none, or none in time, is for who expects TLS to turn away.
+async fn begins_without_tls<F: Fn() -> bool + Unpin>(socket: &mut Socket<F>) -> bool {
+    let mut read = BytesMut::with_capacity(4096);
+    let first = timeout(HEAD_TIMEOUT, socket.read_buf(&mut read)).await;
+    let is_other = matches!(first, Ok(Ok(1..))) && read.first() != Some(&connect::HANDSHAKE_RECORD);
+    if !read.is_empty() {
+        socket.unread(read.freeze());
+    }
+    is_other
 }
 
 /// Reads up to the end of a head, and gives back to the socket what follows it.
