@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod conformance;
 mod demo;
 mod elf;
 mod fuzz;
@@ -28,6 +29,8 @@ Usage: cargo xtask TASK
   bench NAME [ARG..] setup, image, then run a benchmark
   fuzz [TARGET..] [--seconds N]
                      setup, then search for inputs that break a promise, 300 s for each target
+  conformance [--only TEXT] [--write]
+                     run the proxy against foreign clients, servers and scanners; --write renews docs/conformance.md
 
 Images are kept in $MSB_HOME, else $XDG_CACHE_HOME/msb, else ~/.cache/msb.
 MSB_DEBIAN_MIRROR and MSB_DEBIAN_SUITE override where Debian packages come from.";
@@ -53,6 +56,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["tidy"] => tidy::run(),
         ["demo"] => demo::run(),
         ["fuzz", rest @ ..] => fuzz::run(rest),
+        ["conformance", rest @ ..] => conformance::run(rest),
         ["bench", name, rest @ ..] => bench::run(name, rest),
         [] | ["help" | "-h" | "--help"] => {
             eprintln!("{USAGE}");

@@ -52,7 +52,16 @@ const LAYERS: &[(u8, &[&str])] = &[
     ),
     (4, &["msb"]),
     (5, &["msb-cli"]),
-    (TOOLS, &["msb-bare-init", "msb-benches", "msb-e2e", "xtask"]),
+    (
+        TOOLS,
+        &[
+            "msb-bare-init",
+            "msb-benches",
+            "msb-conformance",
+            "msb-e2e",
+            "xtask",
+        ],
+    ),
 ];
 
 /// Programs about the project rather than of it. Only they may use the test kit as anything but a
