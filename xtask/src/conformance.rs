@@ -47,13 +47,13 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     let mut command = Command::new(built.join("msb-conformance"));
     command.arg("--tools").arg(&tools);
     command.arg("--msb").arg(built.join("msb"));
-    for arg in args {
-        command.arg(arg);
-        if *arg == "--write" {
-            command.arg(process::workspace().join(TABLE));
-        }
-    }
-    process::show(&mut command)
+    let table = process::workspace().join(TABLE);
+    command.args(args.iter().filter(|arg| **arg != "--write"));
+    command.arg(match args.contains(&"--write") {
+        true => "--write",
+        false => "--compare",
+    });
+    process::show(command.arg(table))
 }
 
 /// A virtual environment with what the list names, made anew when the list changes.

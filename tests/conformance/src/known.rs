@@ -2,7 +2,6 @@
 
 use crate::case::{Case, Protocol};
 
-const H2: &str = "HTTP/2 is not carried yet";
 const WEBSOCKET: &str = "WebSocket is not carried yet";
 const TWICE: &str = "values are looked for in answers raw and escaped once";
 const ORDER: &str = "the client's order is taken";
@@ -11,11 +10,9 @@ const ORDER: &str = "the client's order is taken";
 pub(crate) fn failure(case: &Case) -> Option<&'static str> {
     let claim = case.claim.as_str();
     match case.protocol {
-        Protocol::H2 if claim == "untrusted" && case.tool.name != "nghttp" => None,
-        Protocol::H2 | Protocol::Grpc => Some(H2),
         Protocol::WebSocket => Some(WEBSOCKET),
-        Protocol::H1 if claim.contains("twice escaped") => Some(TWICE),
+        Protocol::H1 | Protocol::H2 if claim.contains("twice escaped") => Some(TWICE),
         Protocol::Tls if claim.contains("order of cipher suites") => Some(ORDER),
-        Protocol::H1 | Protocol::Tls => None,
+        _ => None,
     }
 }

@@ -49,6 +49,12 @@ struct Args {
     /// Writes the table to this file as well.
     #[arg(long, conflicts_with = "only")]
     write: Option<PathBuf>,
+    /// Says so if the table differs from this file.
+    #[arg(long, conflicts_with = "write")]
+    compare: Option<PathBuf>,
+    /// Runs this shell command in the setting of the cases instead of them, in the directory with its logs.
+    #[arg(long, conflicts_with_all = ["only", "write"])]
+    shell: Option<String>,
     /// How many cases run at once.
     #[arg(long, default_value_t = 4)]
     jobs: usize,
@@ -73,6 +79,11 @@ fn run(args: &Args) -> Result<ExitCode> {
     // Programs run in directories of their own.
     let [tools, msb] = [&args.tools, &args.msb].map(std::path::absolute);
     let lab = Lab::start(&runtime, &tools?, &msb?)?;
+    if let Some(line) = &args.shell {
+        let status = lab.command("sh").args(["-c", line]).status()?;
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
+    }
     let mut cases = clients::cases(&lab);
     cases.extend(streams::cases(&lab));
     cases.extend(scanners::cases(&lab));
@@ -83,6 +94,11 @@ fn run(args: &Args) -> Result<ExitCode> {
     let rows = run_all(&lab, &cases, args.jobs);
     let table = Table::new(&lab, rows);
     println_out(&table.text())?;
+    if let (Some(path), None) = (&args.compare, &args.only)
+        && std::fs::read_to_string(path).ok() != Some(table.markdown())
+    {
+        eprintln!("conformance: {} is not what came out now", path.display());
+    }
     if let Some(path) = &args.write {
         std::fs::write(path, table.markdown())
             .with_context(|| format!("cannot write {}", path.display()))?;

@@ -12,7 +12,7 @@ use futures_util::stream::{self, StreamExt as _};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
@@ -104,14 +104,29 @@ async fn answer(request: Request<Incoming>, log: &Log, repositories: &Path) -> R
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")),
         };
     }
-    match path.rsplit('-').next().unwrap_or_default() {
+    let response = match path.rsplit('-').next().unwrap_or_default() {
         "quote" => quote(&record),
         "events" => events(log, path),
         "large" => Response::new(whole(Bytes::from(vec![b'x'; 8 << 20]))),
         "empty" => plain(StatusCode::NO_CONTENT, String::new()),
         "length" => plain(StatusCode::OK, record.body.len().to_string()),
         _ => echo(&record),
+    };
+    match head.method {
+        // Over HTTP/2 the body would be sent.
+        http::Method::HEAD => without_body(response),
+        _ => response,
     }
+}
+
+/// The same head, with the length the body would have.
+fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        head.headers
+            .insert(http::header::CONTENT_LENGTH, length.into());
+    }
+    Response::from_parts(head, whole(Bytes::new()))
 }
 
 /// Whether the announced length arrived; unannounced ends are the protocol's to check.

@@ -123,16 +123,18 @@ impl Table {
         format!(
             "# Conformance\n\n\
              `msb proxy` against clients, servers and scanners that nobody here wrote. Written by\n\
-             `cargo xtask conformance --write`; the same command without `--write` checks it.\n\n\
+             `cargo xtask conformance --write`; the same command without `--write` says if it differs.\n\n\
              - Servers: {}.\n\
              - *values*: {}\n\
              - *other host*: {}\n\
-             - *untrusted*: {}\n\n\
+             - *untrusted*: {}\n\
+             - *raw bytes*: {}\n\n\
              {}.\n\n{}",
             self.servers,
             crate::check::VALUES,
             crate::check::OTHER_TEXT,
             crate::check::UNTRUSTED_TEXT,
+            crate::smuggling::TEXT,
             self.summary(),
             self.rows(),
         )
