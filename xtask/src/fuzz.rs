@@ -246,6 +246,10 @@ impl Run {
             .args(limits())
             .arg(format!("-max_total_time={seconds}"))
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
+            .arg(format!(
+                "-dict={}",
+                directory().join("dictionary").display()
+            ))
             .args((seeds == Seeds::Committed).then_some("-seed=1"))
             // Only the first is written to.
             .args([&corpus, &directory().join("corpus").join(target)])
