@@ -428,6 +428,14 @@ mod tests {
     }
 
     #[test]
+    fn a_scope_tells_what_it_was_made_of() {
+        let some = scope(&["b.test", "*.a.test"]);
+        assert!(!some.is_any() && HostScope::default().dangerous_any_host(true).is_any());
+        let patterns: Vec<_> = some.patterns().iter().map(|it| it.to_string()).collect();
+        assert_eq!(patterns, ["b.test", "*.a.test"]);
+    }
+
+    #[test]
     fn a_host_outside_the_scope_is_refused() {
         check(
             &scope(&["b.test", "*.a.test"]),

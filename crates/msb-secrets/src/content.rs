@@ -147,6 +147,7 @@ mod tests {
         check("text/event-stream", BodyKind::Text);
         check("image/svg+xml", BodyKind::Text);
         check("application/xml", BodyKind::Text);
+        check("application/vnd.oai.openapi+yaml", BodyKind::Text);
         for other in [
             "",
             "json",

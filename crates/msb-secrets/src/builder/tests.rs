@@ -103,6 +103,15 @@ fn bad_parts_are_named() {
             good().value(format!("{CANARY}{end}")),
             "cannot stand in a header",
         );
+        for one in [
+            good().inject_headers(false),
+            good().inject_basic_auth(false),
+        ] {
+            refused(
+                one.value(format!("{CANARY}{end}")),
+                "cannot stand in a header",
+            );
+        }
     }
 }
 

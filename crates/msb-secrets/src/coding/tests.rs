@@ -1,5 +1,7 @@
 //! Codings: what other implementations' tools wrote is read, what is written reads back, and bombs stay small.
 
+mod edges;
+
 use bytes::Bytes;
 use msb_name::HostName;
 use msb_policy::{Destination, InterceptedConnection, UpstreamTrust};

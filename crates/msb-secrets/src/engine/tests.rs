@@ -2,6 +2,7 @@
 
 mod forms;
 mod reference;
+mod spelled;
 mod streaming;
 
 use super::{Engine, Found, Hay, Search};

@@ -136,6 +136,28 @@ fn what_cannot_be_a_value_changes_nothing() {
 }
 
 #[test]
+fn where_a_header_may_get_it_a_new_value_has_to_fit_one() {
+    for (headers, basic_auth, fits) in [
+        (true, true, false),
+        (true, false, false),
+        (false, true, false),
+        (false, false, true),
+    ] {
+        let secret = SecretBuilder::new().env("A").value(OLD).inject_body(true);
+        let secret = secret
+            .allow_host("a.test")
+            .inject_headers(headers)
+            .inject_basic_auth(basic_auth);
+        let live = LiveSecrets::new(SecretSet::new(vec![secret.build().unwrap()]).unwrap());
+        assert_eq!(
+            live.rotate("A", "two\nlines").is_ok(),
+            fits,
+            "{headers} {basic_auth}"
+        );
+    }
+}
+
+#[test]
 fn changes_from_many_threads_are_all_kept() {
     let live = live();
     std::thread::scope(|scope| {

@@ -7,6 +7,8 @@ use msb_name::{Authority, HostName};
 use msb_policy::{Destination, InterceptedConnection, UpstreamTrust};
 use proptest::prelude::*;
 
+mod edges;
+
 use super::*;
 use crate::{NoteKind, SecretBuilder, SecretSet};
 
@@ -480,6 +482,7 @@ fn substitutions_are_noted_once_and_bounded() {
         notes.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["secret A written to header x (raw)"]
     );
+    assert_eq!((notes[0].env(), notes[0].form()), ("A", Form::Raw));
     for i in 0..1000 {
         request.header_value(&format!("x-{i}"), b"$MSB_A").unwrap();
     }

@@ -190,6 +190,22 @@ fn events_of_a_stream_are_not_kept_back() {
     assert_eq!(push("456\n"), b"$MSB_A\n");
 }
 
+#[test]
+fn what_is_taken_out_of_a_body_is_noted_once() {
+    let set = set([secret("A", "sk-12345")]);
+    let mut body = set.response().body(BodyKind::Text);
+    for _ in 0..3 {
+        assert_eq!(body.push(Bytes::from_static(b"sk-12345.")).count(), 2);
+    }
+    let notes: Vec<_> = body.take_notes().iter().map(ToString::to_string).collect();
+    assert_eq!(notes.len(), 1);
+    assert!(
+        notes[0].starts_with("value of secret A taken out of"),
+        "{notes:?}"
+    );
+    assert!(body.take_notes().is_empty());
+}
+
 fn request(set: &SecretSet) -> RequestRewriter {
     let name: HostName = "a.test".parse().unwrap();
     let connection = InterceptedConnection::new(

@@ -183,6 +183,19 @@ fn a_placeholder_for_another_host_stops_an_injected_body() {
 }
 
 #[track_caller]
+/// Memory does not grow with the number of placeholders.
+#[test]
+fn a_stream_decides_once_for_each_way_of_writing() {
+    let mut body = request(&usual()).rewrite_body(BodyKind::Json);
+    for _ in 0..100 {
+        let chunk = Bytes::from_static(b"\"$MSB_A\" \"\\u0024MSB_A\" ");
+        let pieces = body.push(chunk).unwrap();
+        assert_eq!((pieces.len(), pieces.size_hint()), (5, (5, Some(5))));
+        assert_eq!(pieces.count(), 5);
+    }
+    assert_eq!(body.answers.0.len(), 2);
+}
+
 fn check_target(target: &str, expected: Option<&str>) {
     let set = usual();
     let answer = request(&set).rewrite_target(target).unwrap();

@@ -179,6 +179,13 @@ fn an_escaped_token_character_counts_at_the_ends_of_escaped_needles() {
         "\\u0024MSB_API\\n",
         &[("$MSB_API", Form::Json, "\\u0024MSB_API")],
     );
+    // Behind one that is written as it is, escapes are not read.
+    for input in ["$MSB_API%5FKEY", "$MSB_API\\u005fKEY"] {
+        check(&["$MSB_API"], input, &[("$MSB_API", Form::Raw, "$MSB_API")]);
+    }
+    // The beginning of a needle is none.
+    check(&["a b", "a%b"], "a ", &[]);
+    check(&["a b", "a%b"], "a%", &[]);
     for input in ["%20KEY", "%2520KEY", "\\nKEY", "\\u0020KEY", "=KEY"] {
         check(&["KEY"], input, &[("KEY", Form::Raw, "KEY")]);
     }
@@ -278,6 +285,22 @@ fn many_needles_fall_back_to_an_automaton() {
                 ),
             ],
         );
+    }
+}
+
+/// `%2525` is a percent sign written twice-encoded, or one encoded once and two digits.
+#[test]
+fn the_longest_reading_of_a_percent_sign_is_tried_first() {
+    let engine = Engine::for_values([b"100%25".as_slice()]);
+    for (input, expected) in [
+        ("100%25", 6),
+        ("100%2525", 8),
+        ("100%252525", 10),
+        ("100%2525%32%35", 14),
+    ] {
+        let found = find_all(&engine, input.as_bytes());
+        let ends: Vec<_> = found.iter().map(|found| found.end).collect();
+        assert_eq!(ends, [expected], "{input}");
     }
 }
 

@@ -18,7 +18,7 @@ fn digit(nibble: u8) -> Vec<String> {
 }
 
 /// Every way to write a byte that the engine promises to know.
-fn spellings(byte: u8) -> Vec<Vec<u8>> {
+pub(super) fn spellings(byte: u8) -> Vec<Vec<u8>> {
     let mut all = vec![vec![byte]];
     for percent in ["%", "%25"] {
         for high in digit(byte >> 4) {
@@ -37,9 +37,12 @@ fn spellings(byte: u8) -> Vec<Vec<u8>> {
     ] {
         all.push(format!("\\u00{pair}").into_bytes());
     }
-    if b"/\"".contains(&byte) {
-        all.push(vec![b'\\', byte]);
-    }
+    let short = b"//\"\"\\\\\nn\rr\tt\x08b\x0cf".chunks(2);
+    all.extend(
+        short
+            .filter(|pair| pair[0] == byte)
+            .map(|pair| vec![b'\\', pair[1]]),
+    );
     if byte == b' ' {
         all.push(b"+".to_vec());
     }
