@@ -13,12 +13,20 @@
 //!
 //! # Limits
 //!
-//! A request for an upgrade (WebSocket), or a CONNECT, is answered 501. There is one upstream connection
+//! WebSocket is carried on HTTP/1.1 only: on HTTP/2 it is not offered (RFC 8441), so clients open a connection of
+//! their own for it. A request for another upgrade, or a CONNECT, is answered 501. There is one upstream connection
 //! for each guest connection, and both speak the same protocol: a guest that insists on HTTP/2 where
 //! the server does not speak it gets a TLS alert. A guest is not told `100 Continue` in HTTP/2, and
 //! its server does not see that it waits; informational answers other than that one are not passed on.
 //!
 //! A violation on one HTTP/2 stream ends the whole connection: the guest sees a reset in either protocol.
+//!
+//! # WebSocket
+//!
+//! Each message is searched and rewritten by itself, as a body is: texts that begin like JSON as JSON, other texts and
+//! binary ones raw, control frames only searched. A message never waits for the next one. Where there are secrets no
+//! extension is negotiated: to read compressed messages the state of all before them would have to be undone and made
+//! again, and every server can do without. Where there are none, nothing is read.
 //!
 //! # Bodies
 //!

@@ -4,13 +4,14 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::uri::Scheme;
 use http::{Request, Response, StatusCode, request};
 use hyper::body::Incoming;
+use hyper::server::conn::http1::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use msb_name::Host;
@@ -20,10 +21,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::client::Client;
-use super::exchange::{AnswerBody, answer, exchange};
+use super::exchange::{AnswerBody, Switched, answer, exchange};
 use super::proxy::destination_of;
 use super::stop::Stop;
-use super::stream::Checked;
+use super::stream::{Checked, Prefixed};
+use super::websocket;
 use crate::config::Secrets;
 use crate::session::head;
 use crate::session::protocol::Protocol;
@@ -47,12 +49,20 @@ pub(crate) struct Session {
     /// Whether an answer broke off, which its guest must not take for its end.
     pub(crate) broken: Arc<AtomicBool>,
     pub(crate) protocol: Protocol,
+    pub(crate) switch: Arc<Switch>,
     /// How many requests are being served.
     pub(crate) open: watch::Sender<usize>,
     /// Set when connections are to end as soon as no request is open on them.
     pub(crate) drain: watch::Receiver<bool>,
     /// What the connection to the server broke with, in one line.
     pub(crate) fault: Arc<OnceLock<String>>,
+}
+
+/// Whether a guest has asked for a WebSocket, and what became of it.
+#[derive(Default)]
+pub(crate) struct Switch {
+    pub(crate) asked: AtomicBool,
+    pub(crate) done: Mutex<Option<Switched>>,
 }
 
 /// The address of a plaintext connection, and which names were resolved to it.
@@ -121,9 +131,9 @@ where
     let Ok((sender, upstream)) = handshake else {
         return;
     };
-    let mut upstream = pin!(upstream);
+    let mut upstream = upstream;
     let client = Arc::new(Client::http1(sender));
-    {
+    let guest = {
         let guest = Checked::new(guest, limits.head_len, |reason: &str| {
             report_framing(&session, reason);
         });
@@ -132,7 +142,7 @@ where
             // Boxed, so that a connection between two requests has no room for one.
             Box::pin(exchange(session, client, request))
         });
-        let mut guest = pin!(server(&limits).serve_connection(TokioIo::new(guest), service));
+        let mut guest = server(&limits).serve_connection(TokioIo::new(guest), service);
         let mut draining = pin!(session.draining());
         let (mut upstream_open, mut closing) = (true, false);
         loop {
@@ -145,24 +155,41 @@ where
                         session.fault.get_or_init(|| describe(&error));
                     }
                     // No further request can be served; the one that is being answered is finished. A guest that
-                    // has asked nothing yet is not left without a word: its first request is answered 502.
-                    if client.has_answered() {
-                        guest.as_mut().graceful_shutdown();
+                    // has asked nothing yet is not left without a word: its first request is answered 502. And one
+                    // that has asked for a WebSocket may go on with that.
+                    if client.has_answered() && !session.switch.asked.load(Ordering::Relaxed) {
+                        Pin::new(&mut guest).graceful_shutdown();
                     }
                 }
                 () = &mut draining, if !closing => {
                     closing = true;
-                    guest.as_mut().graceful_shutdown();
+                    Pin::new(&mut guest).graceful_shutdown();
                 }
                 _ = &mut guest => break,
             }
         }
-        if !upstream_open || session.stop.is_raised() {
-            return;
+        let switched = lock(&session.switch.done).take();
+        match switched {
+            Some(switched) => {
+                let Parts { io, read_buf, .. } = guest.into_parts();
+                let Some(stream) = io.into_inner().into_inner() else {
+                    // What came behind the request was no HTTP, and it was told so before the switch.
+                    return;
+                };
+                Some((Prefixed::new(read_buf, stream), switched))
+            }
+            None if !upstream_open || session.stop.is_raised() => return,
+            None => None,
         }
-    }
-    drop(client);
-    let _ = tokio::time::timeout(FAREWELL, upstream).await;
+    };
+    let Some((guest, switched)) = guest else {
+        drop(client);
+        let _ = tokio::time::timeout(FAREWELL, upstream).await;
+        return;
+    };
+    let upstream = upstream.into_parts();
+    let upstream = Prefixed::new(upstream.read_buf, upstream.io.into_inner());
+    websocket::relay(guest, upstream, switched, &session).await;
 }
 
 /// Answers every request with `status` and `reason`, for a server that cannot be reached or verified.
@@ -204,6 +231,10 @@ fn describe(error: &hyper::Error) -> String {
         cause = error.source();
     }
     crate::event::one_line(&text)
+}
+
+pub(crate) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn report_framing(session: &Session, reason: &str) {

@@ -10,13 +10,14 @@ use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
+use msb_policy::InterceptedConnection;
 use msb_secrets::{
     LengthPlan, Note, NoteKind, RequestRewriter, ResponseScrubber, SecretSet, Violation,
 };
 use tokio::sync::watch;
 
 use super::body::{BodyFault, RequestBody, ResponseBody};
-use super::bridge::Session;
+use super::bridge::{Session, lock};
 use super::client::{Client, NoAnswer, Unserved};
 use super::expect::Continue;
 use crate::Event;
@@ -71,6 +72,7 @@ pub(crate) async fn exchange(
     let Plan {
         mut rewriter,
         scrubber,
+        websocket,
         expects_continue,
         path,
     } = plan;
@@ -93,13 +95,23 @@ pub(crate) async fn exchange(
     };
     let mut request = Request::from_parts(head, body);
     continued.watch(&mut request);
+    if websocket.is_some() {
+        // Before the answer: the end of its connection must not be taken for the end of the guest's.
+        context.session.switch.asked.store(true, Ordering::Relaxed);
+    }
 
-    match client.send(request).await {
-        Ok(answer) => Ok(context
-            .pass_on(answer, continued.answered(), scrubber)
-            .await),
-        Err(_) if context.session.stop.is_raised() => pending().await,
-        Err(no_answer) => match (context.refused(), no_answer) {
+    match (client.send(request).await, websocket) {
+        (Ok(answer), Some(websocket)) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            Ok(context.switch(answer, websocket, scrubber))
+        }
+        (Ok(answer), _) => {
+            context.session.switch.asked.store(false, Ordering::Relaxed);
+            Ok(context
+                .pass_on(answer, continued.answered(), scrubber)
+                .await)
+        }
+        (Err(_), _) if context.session.stop.is_raised() => pending().await,
+        (Err(no_answer), _) => match (context.refused(), no_answer) {
             (Some(answer), _) => Ok(answer),
             (None, NoAnswer::Pass(unserved)) => Err(unserved),
             (None, NoAnswer::Tell(error)) => {
@@ -186,6 +198,33 @@ pub(crate) struct RequestContext {
     open: Arc<Open>,
 }
 
+/// What is left to do on a connection that speaks WebSocket from here on.
+pub(crate) struct Switched {
+    /// `None` if nothing is read.
+    pub(crate) request: Option<RequestRewriter>,
+    pub(crate) scrubber: Option<ResponseScrubber>,
+    connection: InterceptedConnection,
+    method: Method,
+    path: Option<String>,
+}
+
+impl Switched {
+    /// What events about the messages repeat.
+    pub(crate) fn context(&self, session: &Session) -> RequestContext {
+        let session = Arc::new(Session {
+            connection: self.connection.clone(),
+            ..session.clone()
+        });
+        RequestContext {
+            method: self.method.clone(),
+            path: self.path.clone(),
+            fault: Arc::default(),
+            open: Arc::new(Open::new(&session)),
+            session,
+        }
+    }
+}
+
 /// A request counts as open while anything of it is left.
 struct Open(watch::Sender<usize>);
 
@@ -215,6 +254,21 @@ impl RequestContext {
                 action: session.on_violation,
             });
         }
+    }
+
+    /// Tells why a WebSocket is ended that broke its protocol: the server's fault, or the guest's.
+    pub(crate) fn websocket_fault(&self, by_server: bool, reason: &str) {
+        let (host, reason) = (self.session.host().clone(), one_line(reason));
+        (self.session.events)(if by_server {
+            Event::ResponseRefused { host, reason }
+        } else {
+            let status = StatusCode::BAD_REQUEST.as_u16();
+            Event::RequestRefused {
+                host,
+                status,
+                reason,
+            }
+        });
     }
 
     /// The guest's body must not be sent on.
@@ -282,6 +336,39 @@ impl RequestContext {
     fn bad_gateway(&self, reason: &str) -> Response<AnswerBody> {
         self.session
             .refuse(StatusCode::BAD_GATEWAY, one_line(reason))
+    }
+
+    /// The server's answer that switches to WebSocket. The rest is for whoever drives the connection.
+    fn switch(
+        self,
+        answer: Response<Incoming>,
+        request: Option<RequestRewriter>,
+        mut scrubber: Option<ResponseScrubber>,
+    ) -> Response<AnswerBody> {
+        let (mut head, _) = answer.into_parts();
+        if let Err(fault) = answered::switch(&mut head, request.is_some()) {
+            return self.bad_gateway(&format!("{}: {fault}", self.session.host()));
+        }
+        if let Some(scrubber) = &mut scrubber {
+            answered::scrub(&mut head, scrubber);
+            self.report(scrubber.take_notes());
+        }
+        (self.session.events)(Event::Request {
+            host: self.session.host().clone(),
+            method: self.method.as_str().to_owned(),
+            path: self.path.clone().unwrap_or_default(),
+            status: head.status.as_u16(),
+        });
+        // Else of the server's connection, and the library may keep something of it there.
+        head.extensions.clear();
+        *lock(&self.session.switch.done) = Some(Switched {
+            request,
+            scrubber,
+            connection: self.session.connection.clone(),
+            method: self.method,
+            path: self.path,
+        });
+        Response::from_parts(head, Either::Right(Full::default()))
     }
 
     /// The server's answer as the guest gets it. A body that the guest was never asked for

@@ -13,3 +13,4 @@ pub(crate) mod plain;
 pub(crate) mod proxy;
 pub(crate) mod stop;
 pub(crate) mod stream;
+pub(crate) mod websocket;

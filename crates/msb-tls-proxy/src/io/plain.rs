@@ -140,6 +140,7 @@ where
         stop: Arc::clone(&stop),
         broken: Arc::clone(&broken),
         protocol: Protocol::Http1,
+        switch: Arc::default(),
         open: watch::Sender::new(0),
         drain: watch::channel(false).1,
         fault: Arc::default(),

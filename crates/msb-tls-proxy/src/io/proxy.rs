@@ -353,6 +353,7 @@ impl Inner {
             events: Arc::clone(&self.events),
             limits: self.limits,
             protocol: Protocol::Http1,
+            switch: Arc::default(),
             open: watch::Sender::new(0),
             plaintext: None,
             drain: self.drain.subscribe(),

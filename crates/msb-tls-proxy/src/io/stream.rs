@@ -62,6 +62,11 @@ impl<S, F: FnOnce(&'static str)> Checked<S, F> {
             on_fault: Some(on_fault),
         }
     }
+
+    /// The stream, unless there was a fault: then bytes are missing from it.
+    pub(crate) fn into_inner(self) -> Option<S> {
+        self.on_fault.is_some().then_some(self.inner)
+    }
 }
 
 impl<S: AsyncRead + Unpin, F: FnOnce(&'static str) + Unpin> AsyncRead for Checked<S, F> {

@@ -32,6 +32,9 @@ pub(crate) struct Plan {
     pub(crate) rewriter: RequestRewriter,
     /// Takes values out of the answer, if it may hold any.
     pub(crate) scrubber: Option<ResponseScrubber>,
+    /// If the guest asks for a WebSocket: what rewrites its messages, or `None` where there is no secret, and nothing is
+    /// read.
+    pub(crate) websocket: Option<Option<RequestRewriter>>,
     /// The guest waits for a 100 before it sends the body.
     pub(crate) expects_continue: bool,
     /// The path without its query, in visible ASCII.
@@ -114,10 +117,10 @@ pub(crate) fn rewrite(
             "CONNECT inside an intercepted connection is not supported yet",
         ));
     }
-    if upgrade == Upgrade::Wanted {
+    if upgrade == Upgrade::Other || upgrade == Upgrade::WebSocket && !may_switch(head) {
         return Err(Refused::answer(
             StatusCode::NOT_IMPLEMENTED,
-            "upgrades (WebSocket) through an intercepted connection are not supported yet",
+            "of upgrades only a GET for WebSocket is supported",
         ));
     }
     if head.version == Version::HTTP_2 {
@@ -128,6 +131,18 @@ pub(crate) fn rewrite(
         head.uri = origin_form(&head.uri);
         head.version = Version::HTTP_11;
     }
+    let websocket = (upgrade == Upgrade::WebSocket).then(|| {
+        let field = |value| HeaderValue::from_static(value);
+        let headers = &mut head.headers;
+        headers.insert(header::CONNECTION, field("Upgrade"));
+        headers.insert(header::UPGRADE, field("websocket"));
+        if secrets.is_empty() {
+            return None;
+        }
+        // What extensions make of messages could not be read.
+        headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+        Some(secrets.request(connection, &authority))
+    });
     let scrubber = scrubber(connection, secrets);
     if scrubber.is_some() && head.headers.contains_key(header::ACCEPT_ENCODING) {
         // What comes compressed all the same is decoded; this spares both sides the work. Who was offered no coding
@@ -138,6 +153,7 @@ pub(crate) fn rewrite(
     Ok(Plan {
         rewriter,
         scrubber,
+        websocket,
         expects_continue,
         path,
     })
@@ -246,23 +262,38 @@ fn expects_continue(head: &request::Parts) -> Result<bool, Refused> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Upgrade {
-    /// None, or to HTTP/2 without TLS, which a server may ignore (RFC 9110 section 7.8).
+    /// None, or to HTTP/2 or TLS, which a server may ignore (RFC 9110 section 7.8).
     Ignorable,
-    Wanted,
+    WebSocket,
+    Other,
 }
 
 fn upgrade(headers: &HeaderMap) -> Upgrade {
-    let wanted = tokens(headers, &header::UPGRADE).any(|token| {
-        !token.eq_ignore_ascii_case(b"h2c")
-            && !token
+    let mut wanted = Upgrade::Ignorable;
+    for token in tokens(headers, &header::UPGRADE) {
+        let ignorable = token.eq_ignore_ascii_case(b"h2c")
+            || token
                 .get(..5)
-                .is_some_and(|start| start.eq_ignore_ascii_case(b"tls/1"))
-    });
-    if wanted {
-        Upgrade::Wanted
-    } else {
-        Upgrade::Ignorable
+                .is_some_and(|start| start.eq_ignore_ascii_case(b"tls/1"));
+        wanted = match wanted {
+            _ if ignorable => wanted,
+            Upgrade::Ignorable if token.eq_ignore_ascii_case(b"websocket") => Upgrade::WebSocket,
+            _ => Upgrade::Other,
+        };
     }
+    wanted
+}
+
+/// Whether a request for a WebSocket is one as RFC 6455 section 4.1 has it. Who asks for a switch in a request with a
+/// body would have the rest of that body read in the new protocol.
+fn may_switch(head: &request::Parts) -> bool {
+    let headers = &head.headers;
+    head.method == Method::GET
+        && head.version == Version::HTTP_11
+        && !headers.contains_key(header::TRANSFER_ENCODING)
+        && headers
+            .get(header::CONTENT_LENGTH)
+            .is_none_or(|length| length == "0")
 }
 
 /// Fields of a message that end at this hop.

@@ -7,3 +7,4 @@ pub(crate) mod hello;
 pub(crate) mod opening;
 pub(crate) mod protocol;
 pub(crate) mod response;
+pub(crate) mod websocket;

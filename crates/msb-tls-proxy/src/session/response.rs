@@ -16,6 +16,9 @@ pub(crate) enum ResponseFault {
     /// An upgrade that was not asked for.
     #[error("the server switched protocols without being asked")]
     Upgraded,
+    /// It uses what it was not offered.
+    #[error("the server chose a WebSocket extension that was not offered")]
+    Extended,
 }
 
 /// Makes `head` fit for the guest: without what concerns only the server's connection, and without
@@ -51,6 +54,21 @@ pub(crate) fn rewrite(head: &mut response::Parts, closing: bool) -> Result<(), R
     if !http2 {
         head.version = Version::HTTP_11;
     }
+    Ok(())
+}
+
+/// Makes the answer that switches to WebSocket fit for the guest. `read` says that the messages will be read.
+pub(crate) fn switch(head: &mut response::Parts, read: bool) -> Result<(), ResponseFault> {
+    let upgrade = head.headers.get(header::UPGRADE);
+    let websocket = upgrade.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if !websocket || head.headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(ResponseFault::Upgraded);
+    }
+    if read && head.headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
+        return Err(ResponseFault::Extended);
+    }
+    head.headers.remove(header::CONTENT_LENGTH);
+    head.headers.remove(header::ALT_SVC);
     Ok(())
 }
 
