@@ -493,13 +493,13 @@ async fn a_secret_that_is_replaced_by_none_is_gone_at_once() {
     assert_eq!(broken(&mut guest).await, ErrorKind::ConnectionReset);
 }
 
-/// Attack 18. How long `len` bytes with a placeholder in each 4 KiB take, at best of three.
+/// Attack 18. How long `len` bytes with a placeholder in each 4 KiB take, at best of two.
 async fn time_of(bench: &Bench, origin: &Origin, len: usize) -> Duration {
     let piece = format!("{PLACEHOLDER}.{}", "x".repeat(4096 - 13));
     let body = piece.repeat(len / 4096);
     let wire = post(HOST, "", body.as_bytes(), Framing::Length);
     let mut best = Duration::MAX;
-    for _ in 0..3 {
+    for _ in 0..2 {
         let mut guest = bench.tls(origin.address(), HOST).await;
         let start = std::time::Instant::now();
         guest.write_all(&wire).await.unwrap();
@@ -512,12 +512,12 @@ async fn time_of(bench: &Bench, origin: &Origin, len: usize) -> Duration {
 }
 
 #[tokio::test]
-async fn fifteen_mebibytes_take_five_times_as_long_as_three() {
+async fn fifteen_mebibytes_take_fifteen_times_as_long_as_one() {
     let bench = Bench::with(injecting(VALUE));
     let origin = recording(&bench).await;
-    let small = time_of(&bench, &origin, 3 << 20).await;
+    let small = time_of(&bench, &origin, 1 << 20).await;
     let large = time_of(&bench, &origin, 15 << 20).await;
-    // 5 if it is linear, 25 if it is quadratic.
+    // 15 if it is linear, 225 if it is quadratic.
     let ratio = large.as_secs_f64() / small.as_secs_f64();
-    assert!(ratio < 12.0, "{ratio}");
+    assert!(ratio < 45.0, "{ratio}");
 }
