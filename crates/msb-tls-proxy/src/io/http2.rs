@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Weak};
 
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-use super::bridge::{FAREWELL, Session};
+use super::bridge::{FAREWELL, Session, lock};
 use super::client::Client;
 use super::exchange::{answer, exchange};
 use crate::Limits;
@@ -33,7 +33,7 @@ where
     let limits = session.limits;
     // Dropped with this future, which ends them all.
     let tasks = Tasks::default();
-    let handshake = hyper::client::conn::http2::Builder::new(tasks.clone())
+    let handshake = hyper::client::conn::http2::Builder::new(tasks.spawner())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -49,7 +49,7 @@ where
         let service = service_fn(|request| {
             Box::pin(exchange(Arc::clone(&session), Arc::clone(&client), request))
         });
-        let server = server(&limits, tasks.clone());
+        let server = server(&limits, tasks.spawner());
         let mut guest = pin!(server.serve_connection(TokioIo::new(guest), service));
         let mut idle = pin!(async {
             tokio::select! {
@@ -96,12 +96,13 @@ where
         std::future::ready(Ok::<_, Infallible>(answer))
     });
     // The guest has been told, or is gone; it may ask again until it is idle for too long.
-    let server = server(limits, Tasks::default());
+    let tasks = Tasks::default();
+    let server = server(limits, tasks.spawner());
     let served = server.serve_connection(TokioIo::new(guest), service);
     let _ = tokio::time::timeout(limits.idle_timeout, served).await;
 }
 
-fn server(limits: &Limits, tasks: Tasks) -> hyper::server::conn::http2::Builder<Tasks> {
+fn server(limits: &Limits, tasks: Spawner) -> hyper::server::conn::http2::Builder<Spawner> {
     let mut builder = hyper::server::conn::http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
@@ -114,15 +115,22 @@ fn server(limits: &Limits, tasks: Tasks) -> hyper::server::conn::http2::Builder<
     builder
 }
 
-/// The tasks of one connection. They end when the last clone outside of them is dropped, or earlier.
-#[derive(Clone, Default)]
+/// The tasks of one connection, which end when this is dropped.
+#[derive(Default)]
 struct Tasks(Arc<Mutex<JoinSet<()>>>);
 
+/// What the tasks themselves hold to start others. They must not keep each other alive.
+#[derive(Clone)]
+struct Spawner(Weak<Mutex<JoinSet<()>>>);
+
 impl Tasks {
+    fn spawner(&self) -> Spawner {
+        Spawner(Arc::downgrade(&self.0))
+    }
+
     async fn finished(&self) {
         loop {
-            let mut tasks =
-                std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut tasks = std::mem::take(&mut *lock(&self.0));
             if tasks.is_empty() {
                 return;
             }
@@ -131,12 +139,16 @@ impl Tasks {
     }
 }
 
-impl<F> Executor<F> for Tasks
+impl<F> Executor<F> for Spawner
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where the connection is gone, so is what its tasks were for.
+        let Some(tasks) = self.0.upgrade() else {
+            return;
+        };
+        let mut tasks = lock(&tasks);
         // What has ended needs no more room.
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task);
@@ -169,8 +181,9 @@ mod tests {
     async fn tasks_end_with_their_connection() {
         let (alive, mut dead) = tokio::sync::mpsc::channel::<()>(1);
         let tasks = Tasks::default();
-        tasks.execute(async move {
-            let _held = alive;
+        let spawner = tasks.spawner();
+        tasks.spawner().execute(async move {
+            let _held = (alive, spawner);
             std::future::pending::<()>().await;
         });
         drop(tasks);
