@@ -1,6 +1,7 @@
 //! Malformed requests, byte by byte, towards servers that others wrote: each ends in a defined answer, and no server reads
 //! a second request out of one.
 
+mod http2;
 mod payloads;
 
 use std::io::{Read as _, Write as _};
@@ -45,6 +46,7 @@ pub(crate) fn cases(lab: &Lab) -> Vec<Case> {
             direct(lab, host, id)
         }));
     }
+    rows.extend(http2::cases(lab));
     rows
 }
 

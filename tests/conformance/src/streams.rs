@@ -45,7 +45,7 @@ fn proxy(mode: Mode) -> Option<&'static str> {
 }
 
 /// Runs a Python script with `work`, and reads the line of JSON it writes.
-fn python(lab: &Lab, (name, script): (&str, &str), work: &Value) -> Result<Value> {
+pub(crate) fn python(lab: &Lab, (name, script): (&str, &str), work: &Value) -> Result<Value> {
     lab.write_once(name, script)?;
     let mut command = lab.command(lab.python());
     let ended = process::run(command.arg(name), work.to_string().as_bytes(), LIMIT)?;
