@@ -19,8 +19,8 @@ def main():
         connection.ping().wait(30)
         for message in work["messages"]:
             data = bytes.fromhex(message["hex"]) if "hex" in message else message["text"]
-            connection.send(data)
             try:
+                connection.send(data)
                 got = connection.recv(30)
             except websockets.exceptions.ConnectionClosed as closed:
                 code = closed.rcvd.code if closed.rcvd else None

@@ -27,6 +27,8 @@ pub(crate) enum Protocol {
     H2,
     /// WebSocket over HTTP/1.1
     WebSocket,
+    /// WebSocket over HTTP/2 (RFC 8441)
+    WebSocketH2,
     /// gRPC over HTTP/2
     Grpc,
     /// TLS itself
@@ -116,6 +118,7 @@ impl fmt::Display for Protocol {
             Self::H1 => "HTTP/1.1",
             Self::H2 => "HTTP/2",
             Self::WebSocket => "WebSocket",
+            Self::WebSocketH2 => "WebSocket on HTTP/2",
             Self::Grpc => "gRPC",
             Self::Tls => "TLS",
         })

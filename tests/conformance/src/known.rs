@@ -2,7 +2,7 @@
 
 use crate::case::{Case, Protocol};
 
-const WEBSOCKET: &str = "WebSocket is not carried yet";
+const EXTENDED_CONNECT: &str = "WebSocket over HTTP/2 is not carried yet";
 const TWICE: &str = "values are looked for in answers raw and escaped once";
 const ORDER: &str = "the client's order is taken";
 
@@ -10,7 +10,7 @@ const ORDER: &str = "the client's order is taken";
 pub(crate) fn failure(case: &Case) -> Option<&'static str> {
     let claim = case.claim.as_str();
     match case.protocol {
-        Protocol::WebSocket => Some(WEBSOCKET),
+        Protocol::WebSocketH2 => Some(EXTENDED_CONNECT),
         Protocol::H1 | Protocol::H2 if claim.contains("twice escaped") => Some(TWICE),
         Protocol::Tls if claim.contains("order of cipher suites") => Some(ORDER),
         _ => None,

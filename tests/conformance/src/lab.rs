@@ -33,6 +33,9 @@ pub(crate) const OTHER_GRPC: &str = "other-grpc.test";
 pub(crate) const WEBSOCKET: &str = "websocket.test";
 pub(crate) const OTHER_WEBSOCKET: &str = "other-websocket.test";
 
+pub(crate) const WEBSOCKET_H2: &str = "websocket-h2.test";
+pub(crate) const OTHER_WEBSOCKET_H2: &str = "other-websocket-h2.test";
+
 /// Where each host is. Nothing else is in this network, so the ports are free.
 pub(crate) const HOSTS: &[(&str, u16)] = &[
     (API, 8001),
@@ -44,10 +47,12 @@ pub(crate) const HOSTS: &[(&str, u16)] = &[
     (OTHER_GRPC, 8005),
     (WEBSOCKET, 8006),
     (OTHER_WEBSOCKET, 8006),
+    (WEBSOCKET_H2, 8007),
+    (OTHER_WEBSOCKET_H2, 8007),
 ];
 
 /// Those the secret is for.
-const ALLOWED: &[&str] = &[API, NGINX, HAPROXY, GRPC, WEBSOCKET];
+const ALLOWED: &[&str] = &[API, NGINX, HAPROXY, GRPC, WEBSOCKET, WEBSOCKET_H2];
 
 /// Has to be escaped in JSON, queries and forms.
 pub(crate) const VALUE: &str = "sk-\"live\"&a=b+c/d";
@@ -220,6 +225,7 @@ impl Lab {
             HAPROXY => format!("{HAPROXY}.out"),
             GRPC | OTHER_GRPC => format!("{GRPC}.out"),
             WEBSOCKET | OTHER_WEBSOCKET => format!("{WEBSOCKET}.out"),
+            WEBSOCKET_H2 | OTHER_WEBSOCKET_H2 => format!("{WEBSOCKET_H2}.out"),
             _ => return self.log.of(id),
         };
         let text = fs::read_to_string(self.path(&file)).unwrap_or_default();

@@ -10,7 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use msb_testkit::{CertificateKind, TestRoot};
 
 use crate::case::Tool;
-use crate::lab::{self, GRPC, HAPROXY, HOSTS, Lab, NGINX, WEBSOCKET};
+use crate::lab::{self, GRPC, HAPROXY, HOSTS, Lab, NGINX, WEBSOCKET, WEBSOCKET_H2};
 use crate::process::{self, Running};
 
 const START: Duration = Duration::from_secs(30);
@@ -19,6 +19,7 @@ const NGINX_CONF: &str = include_str!("../servers/nginx.conf");
 const HAPROXY_CONF: &str = include_str!("../servers/haproxy.cfg");
 const GRPC_SERVER: &str = include_str!("../servers/grpc_server.py");
 const WEBSOCKET_SERVER: &str = include_str!("../servers/websocket_server.py");
+const WEBSOCKET_H2_SERVER: &str = include_str!("../servers/websocket_h2_server.mjs");
 
 /// The servers that run.
 #[derive(Default)]
@@ -60,18 +61,20 @@ pub(crate) fn start(lab: &Lab, root: &TestRoot) -> Result<Servers> {
         ("haproxy.cfg", HAPROXY_CONF),
         ("grpc_server.py", GRPC_SERVER),
         ("websocket_server.py", WEBSOCKET_SERVER),
+        ("websocket_h2_server.mjs", WEBSOCKET_H2_SERVER),
     ] {
         fs::write(lab.path(name), text)?;
     }
     let (python, dir) = (lab.python(), lab.path("").display().to_string());
     let nginx = ["nginx", "-p", &dir, "-e", "stderr", "-c", "nginx.conf"];
     let haproxy = ["haproxy", "-db", "-f", "haproxy.cfg"];
-    let script = |name: &str, host| {
+    let script = |program: &str, name: &str, host| {
         let port = lab::address(host).port().to_string();
-        [python.clone(), name.to_owned(), port]
+        [program.to_owned(), name.to_owned(), port]
     };
-    let grpc = script("grpc_server.py", GRPC);
-    let websocket = script("websocket_server.py", WEBSOCKET);
+    let grpc = script(&python, "grpc_server.py", GRPC);
+    let websocket = script(&python, "websocket_server.py", WEBSOCKET);
+    let websocket_h2 = script("node", "websocket_h2_server.mjs", WEBSOCKET_H2);
     let servers = [
         (NGINX, lab.tool("nginx", &["nginx", "-v"]), words(&nginx)),
         (
@@ -84,6 +87,11 @@ pub(crate) fn start(lab: &Lab, root: &TestRoot) -> Result<Servers> {
             WEBSOCKET,
             lab.python_tool("websockets", "websockets"),
             words(&websocket),
+        ),
+        (
+            WEBSOCKET_H2,
+            lab.tool("Node http2", &["node", "--version"]),
+            words(&websocket_h2),
         ),
     ];
     let mut started = Vec::new();

@@ -4,6 +4,7 @@ mod bulk;
 mod git;
 mod grpc;
 mod websocket;
+mod websocket_h2;
 
 use anyhow::Result;
 use serde_json::Value;
@@ -18,6 +19,7 @@ pub(crate) fn cases(lab: &Lab) -> Vec<Case> {
     let mut rows = bulk::cases(lab);
     rows.extend(git::cases(lab));
     rows.extend(websocket::cases(lab));
+    rows.extend(websocket_h2::cases(lab));
     rows.extend(grpc::cases(lab));
     rows
 }
@@ -45,9 +47,18 @@ fn proxy(mode: Mode) -> Option<&'static str> {
 }
 
 /// Runs a Python script with `work`, and reads the line of JSON it writes.
-pub(crate) fn python(lab: &Lab, (name, script): (&str, &str), work: &Value) -> Result<Value> {
+pub(crate) fn python(lab: &Lab, script: (&str, &str), work: &Value) -> Result<Value> {
+    run_script(lab, &lab.python(), script, work)
+}
+
+fn run_script(
+    lab: &Lab,
+    program: &str,
+    (name, script): (&str, &str),
+    work: &Value,
+) -> Result<Value> {
     lab.write_once(name, script)?;
-    let mut command = lab.command(lab.python());
+    let mut command = lab.command(program);
     let ended = process::run(command.arg(name), work.to_string().as_bytes(), LIMIT)?;
     serde_json::from_str(&ended.stdout)
         .map_err(|_| anyhow::anyhow!("the script failed: {}", ended.said()))
