@@ -23,7 +23,7 @@ def main(channel):
 
     match work["method"]:
         case "unary":
-            answer, call = method("unary_unary", "Unary").with_call("hello", metadata=METADATA, timeout=LIMIT)
+            answer, call = method("unary_unary", "Unary").with_call(work["message"], metadata=METADATA, timeout=LIMIT)
             return {"answer": answer, "trailers": dict(call.trailing_metadata())}
         case "client stream":
             messages = iter(["a", "b", "c"])

@@ -48,7 +48,14 @@ pub(super) fn cases(lab: &Lab) -> Vec<Case> {
             &tool,
             how,
             "grpcio",
-            "a placeholder for another host ends the call",
+            "a placeholder in a message arrives as it is, and the message whole",
+            move |lab, id| message(lab, mode, id),
+        ));
+        rows.push(case(
+            &tool,
+            how,
+            "grpcio",
+            "a placeholder for another host, in metadata or a message, ends the call",
             move |lab, id| elsewhere(lab, mode, id),
         ));
     }
@@ -60,7 +67,7 @@ fn ask(
     mode: Mode,
     (host, id): (&str, &str),
     method: &str,
-    secret: Option<&str>,
+    (secret, message): (Option<&str>, &str),
 ) -> Result<Value> {
     let mut metadata = vec![json!(["case", id])];
     metadata.extend(secret.map(|text| json!(["authorization", format!("Bearer {text}")])));
@@ -70,12 +77,13 @@ fn ask(
         "ca": lab.trust(),
         "method": method,
         "metadata": metadata,
+        "message": message,
     });
     python(lab, CLIENT, &work)
 }
 
 fn call(lab: &Lab, mode: Mode, id: &str, method: &str, expected: &Value) -> Result<()> {
-    let got = ask(lab, mode, (GRPC, id), method, Some(PLACEHOLDER))?;
+    let got = ask(lab, mode, (GRPC, id), method, (Some(PLACEHOLDER), "hello"))?;
     ensure!(got == *expected, "{got}");
     let records = settled(lab, GRPC, id);
     let value = format!("Bearer {VALUE}");
@@ -86,27 +94,41 @@ fn call(lab: &Lab, mode: Mode, id: &str, method: &str, expected: &Value) -> Resu
     Ok(())
 }
 
+/// Lengths stand before messages, and inside of them: whoever wrote something else there would break them.
+fn message(lab: &Lab, mode: Mode, id: &str) -> Result<()> {
+    let message = format!("key {PLACEHOLDER} end");
+    let got = ask(lab, mode, (GRPC, id), "unary", (None, &message))?;
+    ensure!(got["answer"] == format!("echo {message}"), "{got}");
+    let records = settled(lab, GRPC, id);
+    let body = json!([message]).to_string();
+    ensure!(
+        records.len() == 1 && records[0].body == body.as_bytes(),
+        "{records:?} arrived"
+    );
+    Ok(())
+}
+
 fn elsewhere(lab: &Lab, mode: Mode, id: &str) -> Result<()> {
+    let to = |what: &str| format!("{id}{what}-");
     let got = ask(
         lab,
         mode,
-        (OTHER_GRPC, &format!("{id}without")),
+        (OTHER_GRPC, &to("without")),
         "unary",
-        None,
+        (None, "hello"),
     )?;
     ensure!(
         got["answer"] == "echo hello",
         "without a placeholder: {got}"
     );
-    let got = ask(
-        lab,
-        mode,
-        (OTHER_GRPC, &format!("{id}with-")),
-        "unary",
-        Some(PLACEHOLDER),
-    )?;
-    ensure!(got["broken"].is_string(), "{got}");
-    let received = lab.received(OTHER_GRPC, &format!("{id}with-"));
-    ensure!(received.is_empty(), "it arrived: {received:?}");
+    for (what, carried) in [
+        ("metadata", (Some(PLACEHOLDER), "hello")),
+        ("message", (None, PLACEHOLDER)),
+    ] {
+        let got = ask(lab, mode, (OTHER_GRPC, &to(what)), "unary", carried)?;
+        ensure!(got["broken"].is_string(), "in {what}: {got}");
+        let received = lab.received(OTHER_GRPC, &to(what));
+        ensure!(received.is_empty(), "in {what}, it arrived: {received:?}");
+    }
     Ok(())
 }
