@@ -276,8 +276,9 @@ impl Brotli {
             &mut self.state,
         );
         let _ = chunk.split_to(taken);
-        self.full = matches!(result, BrotliResult::NeedsMoreOutput);
         self.done = matches!(result, BrotliResult::ResultSuccess);
+        // It may ask for input although there is more output than one step has room for.
+        self.full = len == STEP && !self.done;
         if matches!(result, BrotliResult::ResultFailure) {
             return Err("the decoder gives up".to_owned());
         }

@@ -98,3 +98,21 @@ fn bare_deflate_that_half_looks_like_zlib_is_read() {
         }
     }
 }
+
+/// A chunk may end with a block, while what was decoded of it is more than one step.
+#[test]
+fn what_was_flushed_comes_out_at_once_however_much_it_is() {
+    let plain: Vec<u8> = (b'a'..=b'z').cycle().take(3 * STEP).collect();
+    for coding in ALL {
+        let mut encoder = Encoder::new(coding).unwrap();
+        encoder.push(&plain).unwrap();
+        encoder.flush().unwrap();
+        let mut decoder = Decoder::new(coding, DecodeLimits::default()).unwrap();
+        decoder.push(encoder.output().unwrap());
+        let mut len = 0;
+        while let Some(piece) = decoder.output().unwrap() {
+            len += piece.len();
+        }
+        assert_eq!(len, plain.len(), "{coding:?}");
+    }
+}
