@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use crate::Form;
-use crate::engine::Found;
+use crate::engine::{Escape, Found};
 
 /// What a body is made of, as its `Content-Type` says. Decides how values are escaped in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,11 +80,11 @@ impl Style {
     /// Whether what was found stands for `placeholder` to a reader of this style.
     pub(crate) fn reads(self, found: &Found, placeholder: &str) -> bool {
         match (self, found.form) {
-            (Self::Json, Form::Json) => !found.escaped,
+            (Self::Json, Form::Json) => found.escape != Escape::Letter,
             // Written as it is, what JSON would escape is something else to its readers.
             (Self::Json, Form::Raw) => {
                 let plain = |byte| self.written_len(byte) == 1;
-                !found.escaped && placeholder.bytes().all(plain)
+                found.escape != Escape::Letter && placeholder.bytes().all(plain)
             }
             (Self::Raw | Self::Percent, Form::Raw) | (Self::Percent, Form::Percent) => true,
             _ => false,

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use zeroize::Zeroizing;
 
 use crate::content::Style;
-use crate::engine::{Cursor, Engine, Found, Hay, Search, Stream};
+use crate::engine::{Cursor, Engine, Escape, Found, Hay, Search, Stream};
 use crate::judge::{Note, NoteKind, Notes};
 use crate::request::FieldKind;
 use crate::set::{Entry, Inner};
@@ -230,13 +230,14 @@ impl Work {
             _ => Style::Raw,
         };
         let placeholder = style.write(self.secret(found).placeholder.as_bytes());
-        // The backslash before it has gone out and would escape the placeholder's first character: it gets another.
-        let backslash: &[u8] = if found.escaped && style == Style::Json {
-            b"\\"
-        } else {
-            b""
+        let in_json = found.form == Form::Json || kind == BodyKind::Json;
+        // What began an escape before it has gone out and would take the placeholder's first characters for its own.
+        let rest: &[u8] = match found.escape {
+            Escape::Letter if in_json => b"\\",
+            Escape::Digits(missing) if in_json => &b"0000"[..missing],
+            _ => b"",
         };
-        [backslash, &placeholder].concat()
+        [rest, &placeholder].concat()
     }
 
     fn note(&mut self, found: &Found, location: Location) {

@@ -7,7 +7,7 @@ use msb_policy::InjectGrant;
 use smallvec::SmallVec;
 
 use crate::content::Style;
-use crate::engine::{Found, Stream};
+use crate::engine::{Escape, Found, Stream};
 use crate::judge::Judge;
 use crate::set::Entry;
 use crate::{Form, LengthChange, Location, Note, Rewritten, Violation};
@@ -126,15 +126,15 @@ impl StreamRewriter {
     }
 }
 
-/// What was decided, which stays the same for the whole stream unless the secret is revoked: by needle, form and whether
-/// it is escaped, the replacement if there is one.
+/// What was decided, which stays the same for the whole stream unless the secret is revoked: by needle, form and the
+/// escape it stands in, the replacement if there is one.
 #[derive(Default)]
 struct Answers(Vec<(Written, Option<Bytes>)>);
 
-type Written = (usize, Form, bool);
+type Written = (usize, Form, Escape);
 
 fn written(found: &Found) -> Written {
-    (found.needle, found.form, found.escaped)
+    (found.needle, found.form, found.escape)
 }
 
 impl Answers {

@@ -6,6 +6,7 @@
 mod base64;
 mod escape;
 mod hay;
+mod json;
 mod prefilter;
 mod sampler;
 mod search;
@@ -13,6 +14,7 @@ mod sorted;
 mod stream;
 
 pub(crate) use hay::Hay;
+pub(crate) use json::Escape;
 pub(crate) use sampler::Cursor;
 pub(crate) use search::{Engine, Found, Search};
 pub(crate) use stream::Stream;

@@ -7,6 +7,7 @@ use super::escape::{
     Border, LONGEST_UNIT, LOOKAHEAD, needle_at, read_unit, token_ends, token_starts,
 };
 use super::hay::{Hay, Peek, Step};
+use super::json::Escape;
 use super::prefilter::Prefilter;
 use super::sampler::Cursor;
 use super::sorted::{Sorted, Walk};
@@ -20,9 +21,8 @@ pub(crate) struct Found {
     pub(crate) form: Form,
     pub(crate) start: usize,
     pub(crate) end: usize,
-    /// Whether an odd number of backslashes stands right before it, so that JSON reads its first character as part of an
-    /// escape. Told by [`Stream`](super::Stream) only.
-    pub(crate) escaped: bool,
+    /// The JSON escape that its first characters belong to. Told by [`Stream`](super::Stream) only.
+    pub(crate) escape: Escape,
 }
 
 /// What a search came to.
@@ -169,7 +169,7 @@ impl Engine {
                 form,
                 start: at,
                 end,
-                escaped: false,
+                escape: Escape::Closed,
             })
         })
     }

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::hay::{BEHIND, Hay, Step};
+use super::json::Escape;
 use super::sampler::Cursor;
 use super::search::{Engine, Found, Search};
 
@@ -24,8 +25,8 @@ pub(crate) struct Stream {
     held_len: usize,
     /// The last bytes before `held`, at most [`BEHIND`].
     behind: SmallVec<[u8; 2 * BEHIND]>,
-    /// Whether the bytes before `held` end with an odd number of backslashes.
-    escaped: bool,
+    /// What is open behind the bytes before `held`.
+    escape: Escape,
     /// `held` and the beginning of the next chunk in one piece; kept for its capacity.
     seam: Vec<u8>,
 }
@@ -95,7 +96,7 @@ impl Stream {
                 Some((at, Step::Is(found))) => {
                     self.release(at, out);
                     let replacement = judge(&Found {
-                        escaped: self.escaped,
+                        escape: self.escape,
                         ..found
                     })?;
                     let mut matched = Pieces::new();
@@ -133,12 +134,12 @@ impl Stream {
             last: false,
         };
         let (mut put_out, mut from, mut cursor) = (0, 0, Cursor::default());
-        let mut escaped = self.escaped;
+        let mut escape = self.escape;
         let decided = loop {
             match engine.find(&hay, from, &mut cursor) {
                 Search::Found(mut found) => {
-                    found.escaped = escapes_next(escaped, &chunk[from..found.start]);
-                    escaped = escapes_next(found.escaped, &chunk[found.start..found.end]);
+                    found.escape = escape.behind(&chunk[from..found.start]);
+                    escape = found.escape.behind(&chunk[found.start..found.end]);
                     if let Some(replacement) = judge(&found)? {
                         push_piece(out, chunk.slice(put_out..found.start));
                         out.push(replacement);
@@ -198,27 +199,11 @@ impl Stream {
     }
 
     fn remember(&mut self, passed: &[u8]) {
-        self.escaped = escapes_next(self.escaped, passed);
+        self.escape = self.escape.behind(passed);
         self.behind
             .extend_from_slice(&passed[passed.len().saturating_sub(BEHIND)..]);
         let surplus = self.behind.len().saturating_sub(BEHIND);
         self.behind.drain(..surplus);
-    }
-}
-
-/// Whether an odd number of backslashes stands before what follows `passed`; `before` is the answer for what `passed`
-/// follows.
-fn escapes_next(before: bool, passed: &[u8]) -> bool {
-    let backslashes = passed
-        .iter()
-        .rev()
-        .take_while(|byte| **byte == b'\\')
-        .count();
-    let odd = !backslashes.is_multiple_of(2);
-    if backslashes == passed.len() {
-        before != odd
-    } else {
-        odd
     }
 }
 

@@ -90,6 +90,27 @@ fn json_stays_json_where_a_backslash_stands_before_a_value() {
     check(&set, BodyKind::Text, r"\\u006esecret-value", r"\\$MSB_A");
 }
 
+/// Found by a fuzz target: digits of an escape were taken for the beginning of a value in base64.
+#[test]
+fn json_stays_json_where_a_value_seems_to_begin_inside_an_escape() {
+    let set = set([secret("A", "c2f-secret"), secret("B", "sk-0123456789")]);
+    for (text, read) in [
+        (r#""\\u01c2f-secret""#, r"\u01$MSB_A"),
+        (r#""\u01c2f-secret""#, "\u{100}$MSB_A"),
+        (r#""x\u0c2f-secret""#, "x\u{0}$MSB_A"),
+        (r#""\u01c2stMDEyMzQ1Njc4OQ""#, "\u{100}$MSB_B"),
+        (r#""\u01c2f-s\u0065cret""#, "\u{100}$MSB_A"),
+        (r#""\u01c2\u0063%32f-secret""#, "\u{1c2}%24MSB_A"),
+    ] {
+        for at in 0..text.len() {
+            let chunks = [&text[..at], &text[at..]].map(|part| Bytes::from(part.to_owned()));
+            let output = scrubbed(&set, BodyKind::Json, chunks);
+            let output = serde_json::from_slice::<String>(&output);
+            assert_eq!(output.unwrap(), read, "{text} cut at {at}");
+        }
+    }
+}
+
 #[test]
 fn elsewhere_values_are_covered_without_a_change_of_length() {
     let set = set([secret("A", "sk-123456")]);
