@@ -280,3 +280,13 @@ fn a_border_is_asked_for_where_there_is_one() {
         }
     }
 }
+
+/// The searcher with vector instructions is not wiped when it is dropped, so it may know no values.
+#[test]
+fn values_are_looked_for_with_what_is_wiped() {
+    let shown = |engine: Engine| format!("{engine:?}");
+    assert!(shown(Engine::new([&b"$Key"[..]])).contains("prefilter: Packed"));
+    assert!(shown(Engine::for_values([&b"$Key"[..]])).contains("prefilter: Sampled"));
+    let many = strangers();
+    assert!(shown(Engine::new(many.iter().map(Vec::as_slice))).contains("prefilter: Sampled"));
+}

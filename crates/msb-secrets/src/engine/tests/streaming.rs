@@ -214,3 +214,27 @@ fn an_endless_beginning_is_not_hoarded() {
     assert_eq!(pieces.concat().len(), 30_000);
     assert!(most_held < engine.window(), "{most_held}");
 }
+
+/// What is held for a longer needle may turn out to hold a shorter one, and more behind it.
+#[test]
+fn a_needle_inside_the_beginning_of_another_is_found_at_every_cut() {
+    let engine = engine(&["$A", "!$A-long"]);
+    for text in ["!$A-lox", "!$A-long", "..!$A-lo", "!!$A-l!$A-long$A"] {
+        let input = Bytes::from(text);
+        let expected = at_once(&engine, &input);
+        for first in 0..=input.len() {
+            for second in first..=input.len() {
+                let cut = [
+                    input.slice(..first),
+                    input.slice(first..second),
+                    input.slice(second..),
+                ];
+                assert_eq!(
+                    streamed(&engine, cut).0.concat(),
+                    expected,
+                    "{text} {first} {second}"
+                );
+            }
+        }
+    }
+}
