@@ -4,7 +4,6 @@ use crate::case::{Case, Protocol};
 
 const EXTENDED_CONNECT: &str = "WebSocket over HTTP/2 is not carried yet";
 const TWICE: &str = "values are looked for in answers raw and escaped once";
-const ORDER: &str = "the client's order is taken";
 
 /// Why `case` is known to fail.
 pub(crate) fn failure(case: &Case) -> Option<&'static str> {
@@ -12,7 +11,6 @@ pub(crate) fn failure(case: &Case) -> Option<&'static str> {
     match case.protocol {
         Protocol::WebSocketH2 => Some(EXTENDED_CONNECT),
         Protocol::H1 | Protocol::H2 if claim.contains("twice escaped") => Some(TWICE),
-        Protocol::Tls if claim.contains("order of cipher suites") => Some(ORDER),
         _ => None,
     }
 }

@@ -39,6 +39,7 @@ impl GuestTls {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(NoCertificate));
         base.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+        base.ignore_client_order = true;
         base.ticketer = aws_lc_rs::Ticketer::new()?;
         Ok(Self {
             leaves: LeafCache::new(minter),
