@@ -62,7 +62,7 @@ fn bad_input_is_told_in_one_line_and_leaves_nothing() {
             ),
             (&format!("{secret} --net none"), &["API_KEY", "none"]),
             ("--net publik", &["publik", "public"]),
-            ("--add-host nonsense", &["NAME:ADDRESS"]),
+            ("--add-host nonsense", &["NAME:IP"]),
             (
                 "--add-host a.example:nonsense",
                 &["nonsense", "host-gateway"],
