@@ -42,6 +42,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_held_is_sixteen_mebibytes_at_most() {
+        assert_eq!(LengthPlan::DEFAULT_LIMIT, 16 * 1024 * 1024);
+    }
+
+    #[test]
     fn a_length_is_kept_counted_or_dropped() {
         use LengthChange::{Never, Possible};
         use LengthPlan::{DropLength, HoldAndCount, StreamInPlace};
