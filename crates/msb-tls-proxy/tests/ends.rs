@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::h2::speaking;
 use common::{Bench, HOST, read_until, within};
 use msb_testkit::{CertificateKind, RawOrigin};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -43,4 +44,32 @@ async fn a_server_that_ends_before_the_first_request_is_a_502() {
     let answer = within(msb_testkit::exchange(&mut guest, request.as_bytes())).await;
     let text = String::from_utf8(answer).unwrap();
     assert!(text.starts_with("HTTP/1.1 502 "), "{text}");
+}
+
+/// On a clock that stands still, so that what waits for a limit is seen to wait.
+#[tokio::test(start_paused = true)]
+async fn an_http2_connection_ends_with_its_guest_and_waits_for_nothing() {
+    let bench = Bench::new();
+    let server = bench.root.server(&[HOST], CertificateKind::Good);
+    let guest = msb_testkit::client_config(bench.proxy.ca().cert_der(), &[b"h2"]);
+    let ends = bench
+        .tls_in_memory(HOST, guest, speaking(&server, &[b"h2"]))
+        .await;
+    let serving = tokio::spawn(async move {
+        let mut connection = ::h2::server::handshake(ends.server).await.unwrap();
+        let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+        respond
+            .send_response(http::Response::new(()), true)
+            .unwrap();
+        let _ = connection.accept().await;
+    });
+    let (mut requests, connection) = ::h2::client::handshake(ends.guest).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let (answer, _) = requests.send_request(common::h2::get("/"), true).unwrap();
+    within(answer).await.unwrap();
+    let start = tokio::time::Instant::now();
+    connection.abort();
+    within(ends.proxy).await.unwrap();
+    within(serving).await.unwrap();
+    assert_eq!(start.elapsed(), std::time::Duration::ZERO);
 }

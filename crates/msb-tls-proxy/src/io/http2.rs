@@ -43,7 +43,8 @@ where
     let Ok((sender, upstream)) = handshake else {
         return;
     };
-    let mut upstream = pin!(upstream);
+    // By itself, so that it goes as soon as it has ended: the connection says goodbye only then.
+    let mut upstream = Box::pin(upstream);
     let client = Arc::new(Client::Http2(sender));
     {
         let service = service_fn(|request| {

@@ -188,7 +188,7 @@ pub mod raw {
     }
 
     /// The preface and empty settings.
-    pub async fn open(stream: &mut TlsStream<TcpStream>) {
+    pub async fn open(stream: &mut (impl AsyncWrite + Unpin)) {
         stream
             .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
             .await
@@ -196,9 +196,21 @@ pub mod raw {
         stream.write_all(&frame(4, 0, 0, &[])).await.unwrap();
     }
 
+    /// How many frames of `kind` a client sent, given all it sent: preface and whole frames.
+    pub fn count(bytes: &[u8], kind: u8) -> usize {
+        let mut rest = bytes.get(24..).unwrap_or_default();
+        let mut count = 0;
+        while let [a, b, c, is, ..] = *rest {
+            count += usize::from(is == kind);
+            let len = u32::from_be_bytes([0, a, b, c]);
+            rest = rest.get(9 + len as usize..).unwrap_or_default();
+        }
+        count
+    }
+
     /// The next frame of one of `kinds`, with its payload; `None` at the end of the stream.
     pub async fn next(
-        stream: &mut TlsStream<TcpStream>,
+        stream: &mut (impl AsyncRead + Unpin),
         kinds: &[u8],
     ) -> Option<(u8, u32, Vec<u8>)> {
         loop {

@@ -9,6 +9,8 @@
 
 pub mod codings;
 pub mod h2;
+pub mod hello;
+pub mod memory;
 
 use std::future::Future;
 use std::io;
