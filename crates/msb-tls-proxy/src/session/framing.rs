@@ -202,6 +202,10 @@ impl RequestFraming {
             self.partial.clear();
             return Ok(found + end.len() - before);
         }
+        if self.state == State::Head && has_bare_line_feed(&self.partial, before) {
+            // Who is liberal takes two of them for the end of the head, of which nothing else has been checked yet.
+            return Err(ODD_LINE);
+        }
         if self.partial.len() > limit {
             if self.state != State::Head {
                 return Err("a chunk size line or a trailer section is too long");
@@ -260,12 +264,19 @@ fn lines(section: &[u8]) -> Result<impl Iterator<Item = &[u8]>, &'static str> {
             _ => byte < b' ' || byte == 0x7f,
         };
         if faulty {
-            return Err("a control character, or a line that does not end in CR LF");
+            return Err(ODD_LINE);
         }
     }
     Ok(section
         .split(|&byte| byte == b'\n')
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line)))
+}
+
+const ODD_LINE: &str = "a control character, or a line that does not end in CR LF";
+
+/// Whether there is a line feed, at or after `from`, without its carriage return.
+fn has_bare_line_feed(bytes: &[u8], from: usize) -> bool {
+    memchr::memchr_iter(b'\n', &bytes[from..]).any(|at| !bytes[..from + at].ends_with(b"\r"))
 }
 
 /// `method SP target SP version` (RFC 9112 section 3); true for HTTP/1.1.
@@ -278,11 +289,35 @@ fn request_line(line: &[u8]) -> Result<bool, &'static str> {
     {
         return Err("a request line other than `method target version`");
     }
-    match version {
-        Some(b"HTTP/1.1") => Ok(true),
-        Some(b"HTTP/1.0") => Ok(false),
-        _ => Err("a version other than HTTP/1.0 and HTTP/1.1"),
+    let version_11 = match version {
+        Some(b"HTTP/1.1") => true,
+        Some(b"HTTP/1.0") => false,
+        _ => return Err("a version other than HTTP/1.0 and HTTP/1.1"),
+    };
+    if !target.is_some_and(|target| is_target(method.unwrap_or_default(), target)) {
+        return Err("a request line whose target has none of the four forms");
     }
+    Ok(version_11)
+}
+
+/// Whether `target` is in a form that requests with `method` may have (RFC 9112 section 3.2). A fragment is in none:
+/// some parsers drop it, and some of them the path with it.
+fn is_target(method: &[u8], target: &[u8]) -> bool {
+    let is_absolute = || {
+        let scheme = find(target, b"://").map(|end| &target[..end]);
+        scheme.is_some_and(|scheme| {
+            scheme.first().is_some_and(u8::is_ascii_alphabetic)
+                && scheme
+                    .iter()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
+        })
+    };
+    let in_form = match method {
+        b"CONNECT" => true,
+        b"OPTIONS" if target == b"*" => true,
+        _ => target.first() == Some(&b'/') || is_absolute(),
+    };
+    in_form && !target.contains(&b'#')
 }
 
 /// Name and value of a field line, the value without white space around it (RFC 9112 section 5).

@@ -11,6 +11,7 @@ pub mod codings;
 pub mod h2;
 pub mod hello;
 pub mod memory;
+pub mod strict;
 
 use std::future::Future;
 use std::io;

@@ -163,6 +163,47 @@ fn lines_that_parsers_end_differently_are_refused() {
 }
 
 #[test]
+fn targets_in_a_form_of_their_method_pass_and_others_are_refused() {
+    let request = |line: &str| format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
+    for line in [
+        "GET /",
+        "GET //a/../b;c?d=/e",
+        "OPTIONS *",
+        "OPTIONS /",
+        "GET https://a/b",
+        "GET HTTP://a:1",
+        "CONNECT a:1",
+    ] {
+        passes(&request(line));
+    }
+    for line in [
+        "GET *",
+        "GET a",
+        "GET a:443",
+        "GET a/b",
+        "GET ?b",
+        "GET ../b",
+        "GET ://a",
+        "GET /b#c",
+        "GET https://a#@b/",
+        "GET https://a/#",
+        "CONNECT a:1#b",
+        "options *",
+    ] {
+        refused(&request(line), "request line");
+    }
+}
+
+/// To the parser behind it they are whole, so there is no waiting for an end in CR LF.
+#[test]
+fn heads_that_end_for_liberal_parsers_only_are_refused_at_once() {
+    refused("GET / HTTP/1.1\nHost: a\n\n", "CR LF");
+    refused("GET / HTTP/1.1\r\nHost: a\r\nX: y\n\r\n", "CR LF");
+    refused("GET / HTTP/1.1\r\nHost: a\r\n\n", "CR LF");
+    refused("\nGET / HTTP/1.1\r\nHost: a", "CR LF");
+}
+
+#[test]
 fn odd_request_lines_are_refused() {
     refused("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "request line");
     refused("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", "request line");
