@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::base64::{Aligned, SHORTEST, sextet};
+use super::base64::{Aligned, SHORTEST, characters, sextet};
 use super::escape::{
     Border, LONGEST_UNIT, LOOKAHEAD, needle_at, read_unit, token_ends, token_starts,
 };
@@ -46,6 +46,8 @@ pub(crate) struct Engine {
     /// By position in a base64 triple, ranks and forms by whole sextets.
     aligned: [Sorted<(usize, Aligned)>; 3],
     prefilter: Prefilter,
+    /// One bit for each byte that a form of a needle may begin with.
+    beginnings: Zeroizing<[u64; 4]>,
     border: Border,
     longest_form: usize,
 }
@@ -104,6 +106,13 @@ impl Engine {
                 .map(|(_, aligned)| aligned),
             border == Border::Anywhere,
         );
+        let beginnings = beginnings(
+            needles.iter().map(|needle| needle.bytes[0]),
+            aligned
+                .iter()
+                .flat_map(|sorted| sorted.rest(&sorted.walk()))
+                .map(|(_, aligned)| aligned.sextets[0]),
+        );
         let longest_form = needles
             .first()
             .map_or(0, |needle| LONGEST_UNIT * needle.bytes.len());
@@ -113,6 +122,7 @@ impl Engine {
             ambiguous,
             aligned,
             prefilter,
+            beginnings,
             border,
             longest_form,
         }
@@ -135,6 +145,9 @@ impl Engine {
         loop {
             let candidate = self.prefilter.find(hay.data, from, cursor);
             for at in from.max(cut)..candidate.unwrap_or(hay.data.len()) {
+                if !self.may_begin(hay.data[at]) {
+                    continue;
+                }
                 match self.find_at(hay, at) {
                     Step::Is(found) => return Search::Found(found),
                     Step::More => return Search::More(at),
@@ -150,6 +163,10 @@ impl Engine {
                 Step::Not => from = at + 1,
             }
         }
+    }
+
+    fn may_begin(&self, byte: u8) -> bool {
+        self.beginnings[usize::from(byte >> 6)] >> (byte & 63) & 1 == 1
     }
 
     /// The longest needle that starts at `at`, which lies inside the data.
@@ -224,6 +241,21 @@ impl Engine {
             }
         })
     }
+}
+
+/// What needles with these first bytes, and these first whole sextets in base64, may begin with: as they are, or escaped.
+fn beginnings(
+    bytes: impl Iterator<Item = u8>,
+    sextets: impl Iterator<Item = u8>,
+) -> Zeroizing<[u64; 4]> {
+    let mut bits = Zeroizing::new([0; 4]);
+    let all = bytes
+        .chain(sextets.flat_map(|sextet| characters(sextet).iter().copied()))
+        .chain(*b"%\\+");
+    for byte in all {
+        bits[usize::from(byte >> 6)] |= 1 << (byte & 63);
+    }
+    bits
 }
 
 fn base64_at(sorted: &Sorted<(usize, Aligned)>, hay: &Hay<'_>, at: usize) -> Ranked<(usize, Form)> {
