@@ -59,6 +59,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod crypto;
 mod error;
 mod event;
 mod io;

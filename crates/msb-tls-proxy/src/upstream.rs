@@ -121,7 +121,7 @@ impl UpstreamTlsBuilder {
         for text in &self.texts {
             add_pem(&mut roots, text.as_bytes(), "the given PEM text")?;
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = crate::crypto::provider();
         let mut per_host = PerHost::default();
         for (pattern, settings) in per_host::settings(&self.rules)? {
             per_host.insert(pattern, Handshake::new(&roots, &settings, &provider)?);

@@ -13,6 +13,7 @@ use rustls::{AlertDescription, ServerConfig};
 use rustls_pki_types::PrivateKeyDer;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use crate::crypto::provider;
 use crate::session::hello::{Hello, HelloFault, HelloReader};
 use crate::{Error, HelloFailure};
 
@@ -33,8 +34,7 @@ impl GuestTls {
         let minter = LeafMinter::new(ca)?;
         let key = PrivateKeyDer::from(minter.key().clone_key());
         let key = aws_lc_rs::sign::any_ecdsa_type(&key)?;
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut base = ServerConfig::builder_with_provider(provider)
+        let mut base = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(NoCertificate));
