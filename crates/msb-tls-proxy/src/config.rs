@@ -53,7 +53,7 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// The most bytes a request or response head may have: 64 KiB; at least 8 KiB.
     pub head_len: usize,
-    /// The most header fields a request or response may have: 200.
+    /// The most header fields a request or response may have: 100.
     pub header_count: usize,
     /// The most bytes the fields of an HTTP/2 request or response may have, counted as RFC 9113 section 6.5.2 says: 64 KiB.
     pub header_list_len: u32,
@@ -79,7 +79,7 @@ impl Default for Limits {
             hello_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             head_len: 64 * 1024,
-            header_count: 200,
+            header_count: 100,
             header_list_len: 64 * 1024,
             streams: 100,
             pending_resets: 20,

@@ -34,6 +34,9 @@ use crate::{Event, EventSink, Limits};
 /// How long a finished connection may take to say goodbye upstream.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
+/// As many fields the HTTP library takes without being asked; for a number it allocates with each head.
+const UNASKED_HEADERS: usize = 100;
+
 /// What the requests of one connection have in common.
 #[derive(Clone)]
 pub(crate) struct Session {
@@ -121,12 +124,14 @@ where
     U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let limits = session.limits;
-    let handshake = hyper::client::conn::http1::Builder::new()
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    builder
         .preserve_header_case(true)
-        .max_headers(limits.header_count)
-        .max_buf_size(limits.head_len)
-        .handshake(TokioIo::new(upstream))
-        .await;
+        .max_buf_size(limits.head_len);
+    if limits.header_count != UNASKED_HEADERS {
+        builder.max_headers(limits.header_count);
+    }
+    let handshake = builder.handshake(TokioIo::new(upstream)).await;
     // It sends nothing, so there is nothing that could fail.
     let Ok((sender, upstream)) = handshake else {
         return;
@@ -215,10 +220,12 @@ fn server(limits: &Limits) -> hyper::server::conn::http1::Builder {
         .half_close(true)
         .preserve_header_case(true)
         .auto_date_header(false)
-        .max_headers(limits.header_count)
         .max_header_size(limits.head_len)
         // Room for a head at the limit and the line break that shows it is over it.
         .max_buf_size(limits.head_len + 4096);
+    if limits.header_count != UNASKED_HEADERS {
+        builder.max_headers(limits.header_count);
+    }
     builder
 }
 
