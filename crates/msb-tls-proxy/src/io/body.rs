@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -35,7 +36,7 @@ pub(crate) struct RewrittenBody<R: Scan> {
     state: State,
     /// Whether something was written into it, or taken out.
     changed: bool,
-    context: RequestContext,
+    context: Arc<RequestContext>,
     on_fault: fn(&RequestContext, &BodyFault),
 }
 
@@ -56,7 +57,7 @@ impl RequestBody {
         transform: Transform<StreamRewriter>,
         fields: <StreamRewriter as Scan>::Fields,
         gate: Option<Gate>,
-        context: RequestContext,
+        context: Arc<RequestContext>,
     ) -> Self {
         let on_fault = RequestContext::request_fault;
         Self {
@@ -71,17 +72,14 @@ impl ResponseBody {
         incoming: Incoming,
         transform: Transform<BodyScrubber>,
         fields: <BodyScrubber as Scan>::Fields,
-        context: RequestContext,
+        context: Arc<RequestContext>,
     ) -> Self {
         Self::new(incoming, transform, fields, context, |_, _| {})
     }
 
     /// From here on the guest has the head, and must not take what it gets of the body for the whole.
-    pub(crate) fn streaming(self) -> Self {
-        Self {
-            on_fault: RequestContext::response_fault,
-            ..self
-        }
+    pub(crate) fn is_streaming(&mut self) {
+        self.on_fault = RequestContext::response_fault;
     }
 }
 
@@ -90,7 +88,7 @@ impl<R: Scan> RewrittenBody<R> {
         incoming: Incoming,
         transform: Transform<R>,
         fields: R::Fields,
-        context: RequestContext,
+        context: Arc<RequestContext>,
         on_fault: fn(&RequestContext, &BodyFault),
     ) -> Self {
         Self {

@@ -14,11 +14,11 @@ use super::body::RequestBody;
 /// Sends requests to the server.
 pub(crate) enum Client {
     Http1 {
-        sender: Mutex<http1::SendRequest<RequestBody>>,
+        sender: Mutex<http1::SendRequest<Box<RequestBody>>>,
         /// Whether an answer has come on it yet.
         answered: AtomicBool,
     },
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<Box<RequestBody>>),
 }
 
 /// Why there is no answer.
@@ -39,7 +39,7 @@ pub(crate) enum Unserved {
 }
 
 impl Client {
-    pub(crate) fn http1(sender: http1::SendRequest<RequestBody>) -> Self {
+    pub(crate) fn http1(sender: http1::SendRequest<Box<RequestBody>>) -> Self {
         Self::Http1 {
             sender: Mutex::new(sender),
             answered: AtomicBool::new(false),
@@ -53,7 +53,7 @@ impl Client {
 
     pub(crate) async fn send(
         &self,
-        request: Request<RequestBody>,
+        request: Request<Box<RequestBody>>,
     ) -> Result<Response<Incoming>, NoAnswer> {
         match self {
             Self::Http1 { sender, answered } => {

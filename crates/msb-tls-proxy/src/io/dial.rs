@@ -25,52 +25,67 @@ impl Inner {
         U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         D: Future<Output = Result<Dialled<U>, DialError>>,
     {
-        let Client {
-            mut guest,
-            reset,
-            destination,
-        } = client;
-        let Some(hello) = self.hello(&mut guest, &*reset, destination).await else {
+        // Boxed, so that what idles later has no room left over from this.
+        let Some((opened, dialled)) = Box::pin(self.open(client, dial)).await else {
             return;
         };
-        let named = hello.server_name.clone();
-        let dialled = dial(named.clone()).await;
-        let (host, destination) = match (&dialled, named) {
-            (Ok(dialled), named) => match agree(&dialled.host, named) {
-                Ok(host) => (host, dialled.address),
-                Err(failure) => {
-                    self.send_alert(&mut guest, &UNRECOGNIZED_NAME).await;
-                    return (self.events)(Event::HelloFailed {
-                        destination: dialled.address,
-                        failure,
-                    });
-                }
-            },
-            (Err(_), Some(name)) => (Host::Name(name), destination),
-            (Err(_), None) => {
-                self.send_alert(&mut guest, &UNRECOGNIZED_NAME).await;
-                return (self.events)(Event::HelloFailed {
-                    destination,
-                    failure: HelloFailure::NoServerName,
-                });
-            }
-        };
-        let bypassed = host.name().filter(|name| self.bypass.covers(name)).cloned();
-        let opened = Opened {
-            guest,
-            reset,
-            hello,
-            host,
-            destination,
-        };
-        match bypassed {
-            Some(name) => self.splice_dialled(opened, name, dialled).await,
+        let name = opened.host.name();
+        match name.filter(|name| self.bypass.covers(name)).cloned() {
+            Some(name) => Box::pin(self.splice_dialled(opened, name, dialled)).await,
             None => {
                 let upstream = dialled.map(|dialled| {
                     let evidence = evidence(&dialled);
                     (dialled.upstream, evidence)
                 });
                 self.intercept(opened, upstream).await;
+            }
+        }
+    }
+
+    /// The client's hello and the server it asks for, dialled or not; `None` after the client was turned away.
+    async fn open<G, U, D>(
+        &self,
+        client: Client<G>,
+        dial: impl FnOnce(Option<HostName>) -> D,
+    ) -> Option<(Opened<G>, Result<Dialled<U>, DialError>)>
+    where
+        G: AsyncRead + AsyncWrite + Unpin,
+        D: Future<Output = Result<Dialled<U>, DialError>>,
+    {
+        let Client {
+            mut guest,
+            reset,
+            destination,
+        } = client;
+        let hello = self.hello(&mut guest, &*reset, destination).await?;
+        let named = hello.server_name.clone();
+        let dialled = dial(named.clone()).await;
+        let agreed = match (&dialled, named) {
+            (Ok(dialled), named) => {
+                let agreed = agree(&dialled.host, named).map(|host| (host, dialled.address));
+                agreed.map_err(|failure| (failure, dialled.address))
+            }
+            (Err(_), Some(name)) => Ok((Host::Name(name), destination)),
+            (Err(_), None) => Err((HelloFailure::NoServerName, destination)),
+        };
+        match agreed {
+            Ok((host, destination)) => {
+                let opened = Opened {
+                    guest,
+                    reset,
+                    hello,
+                    host,
+                    destination,
+                };
+                Some((opened, dialled))
+            }
+            Err((failure, destination)) => {
+                self.send_alert(&mut guest, &UNRECOGNIZED_NAME).await;
+                (self.events)(Event::HelloFailed {
+                    destination,
+                    failure,
+                });
+                None
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::session::protocol::Protocol;
 use crate::session::response as answered;
 
 /// The body of what the guest is answered: the server's, or one of the proxy's own.
-pub(crate) type AnswerBody = Either<ResponseBody, Full<Bytes>>;
+pub(crate) type AnswerBody = Either<Box<ResponseBody>, Full<Bytes>>;
 
 /// Why a request is not sent.
 enum Unsent {
@@ -46,13 +46,7 @@ pub(crate) async fn exchange(
 ) -> Result<Response<AnswerBody>, Unserved> {
     let (mut head, incoming) = request.into_parts();
     let session = session.for_request(&head);
-    let mut context = RequestContext {
-        method: head.method.clone(),
-        path: None,
-        fault: Arc::default(),
-        open: Arc::new(Open::new(&session)),
-        session,
-    };
+    let mut context = RequestContext::new(session, head.method.clone(), None);
     if head.headers.len() > context.session.limits.header_count {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return Ok(context.session.refuse(status, "too many fields".to_owned()));
@@ -77,6 +71,7 @@ pub(crate) async fn exchange(
         path,
     } = plan;
     context.path = Some(path);
+    let context = Arc::new(context);
     context.report(rewriter.take_notes());
 
     let mut continued = Continue::new(expects_continue && !incoming.is_end_stream());
@@ -126,13 +121,13 @@ pub(crate) async fn exchange(
 
 /// The body as the server will get it, with `head` made to fit.
 async fn outgoing(
-    context: &RequestContext,
+    context: &Arc<RequestContext>,
     head: &mut request::Parts,
     incoming: Incoming,
     rewriter: RequestRewriter,
     secrets: &SecretSet,
     continued: &mut Continue,
-) -> Result<RequestBody, Unsent> {
+) -> Result<Box<RequestBody>, Unsent> {
     let limits = context.session.limits;
     let treatment = if secrets.is_empty() || incoming.is_end_stream() {
         Ok(Treatment::none())
@@ -151,8 +146,10 @@ async fn outgoing(
         // head there is nothing left to wait for.
         head.headers.remove(header::EXPECT);
         *continued = Continue::new(false);
-        let context = context.clone();
-        let mut body = RequestBody::of_request(incoming, transform, rewriter, None, context);
+        let context = Arc::clone(context);
+        let mut body = Box::new(RequestBody::of_request(
+            incoming, transform, rewriter, None, context,
+        ));
         match body.hold(limits.body_hold).await {
             Ok(Some(len)) => body::declare(&mut head.headers, len, body.changed()),
             Ok(None) => drop_length(head),
@@ -169,10 +166,10 @@ async fn outgoing(
         drop_length(head);
     }
     let gate = continued.gate(limits.continue_wait);
-    let context = context.clone();
-    Ok(RequestBody::of_request(
+    let context = Arc::clone(context);
+    Ok(Box::new(RequestBody::of_request(
         incoming, transform, rewriter, gate, context,
-    ))
+    )))
 }
 
 fn drop_length(head: &mut request::Parts) {
@@ -186,16 +183,15 @@ fn drop_length(head: &mut request::Parts) {
 }
 
 /// What events about one request repeat, and what became of it.
-#[derive(Clone)]
 pub(crate) struct RequestContext {
     session: Arc<Session>,
     method: Method,
     /// Without the query; none while it is not known to be free of placeholders.
     path: Option<String>,
     /// Why the guest's body is not sent on.
-    fault: Arc<OnceLock<(StatusCode, String)>>,
+    fault: OnceLock<(StatusCode, String)>,
     #[expect(dead_code, reason = "it is there to be dropped with the last body")]
-    open: Arc<Open>,
+    open: Open,
 }
 
 /// What is left to do on a connection that speaks WebSocket from here on.
@@ -215,13 +211,7 @@ impl Switched {
             connection: self.connection.clone(),
             ..session.clone()
         });
-        RequestContext {
-            method: self.method.clone(),
-            path: self.path.clone(),
-            fault: Arc::default(),
-            open: Arc::new(Open::new(&session)),
-            session,
-        }
+        RequestContext::new(session, self.method.clone(), self.path.clone())
     }
 }
 
@@ -242,6 +232,16 @@ impl Drop for Open {
 }
 
 impl RequestContext {
+    fn new(session: Arc<Session>, method: Method, path: Option<String>) -> Self {
+        Self {
+            method,
+            path,
+            fault: OnceLock::new(),
+            open: Open::new(&session),
+            session,
+        }
+    }
+
     /// Tells of the first violation on this connection, and ends the connection.
     pub(crate) fn violation(&self, violation: Violation) {
         let session = &self.session;
@@ -340,7 +340,7 @@ impl RequestContext {
 
     /// The server's answer that switches to WebSocket. The rest is for whoever drives the connection.
     fn switch(
-        self,
+        &self,
         answer: Response<Incoming>,
         request: Option<RequestRewriter>,
         mut scrubber: Option<ResponseScrubber>,
@@ -365,8 +365,8 @@ impl RequestContext {
             request,
             scrubber,
             connection: self.session.connection.clone(),
-            method: self.method,
-            path: self.path,
+            method: self.method.clone(),
+            path: self.path.clone(),
         });
         Response::from_parts(head, Either::Right(Full::default()))
     }
@@ -374,7 +374,7 @@ impl RequestContext {
     /// The server's answer as the guest gets it. A body that the guest was never asked for
     /// (`closing`) leaves its connection in between two requests.
     async fn pass_on(
-        self,
+        self: &Arc<Self>,
         answer: Response<Incoming>,
         closing: bool,
         mut scrubber: Option<ResponseScrubber>,
@@ -400,7 +400,7 @@ impl RequestContext {
         (self.session.events)(Event::Request {
             host: self.session.host().clone(),
             method: self.method.as_str().to_owned(),
-            path: self.path.unwrap_or_default(),
+            path: self.path.clone().unwrap_or_default(),
             status: head.status.as_u16(),
         });
         Response::from_parts(head, Either::Left(body))
@@ -408,11 +408,11 @@ impl RequestContext {
 
     /// The body as the guest will get it, with `head` made to fit.
     async fn returning(
-        &self,
+        self: &Arc<Self>,
         head: &mut response::Parts,
         incoming: Incoming,
         scrubber: Option<ResponseScrubber>,
-    ) -> Result<ResponseBody, String> {
+    ) -> Result<Box<ResponseBody>, String> {
         let hold = self.session.limits.body_hold;
         let bodiless = body::is_bodiless(&self.method, head.status) || incoming.is_end_stream();
         let Treatment { transform, length } = match &scrubber {
@@ -422,7 +422,10 @@ impl RequestContext {
             }
             _ => Treatment::none(),
         };
-        let mut body = ResponseBody::of_response(incoming, transform, scrubber, self.clone());
+        let context = Arc::clone(self);
+        let mut body = Box::new(ResponseBody::of_response(
+            incoming, transform, scrubber, context,
+        ));
         if length == LengthPlan::HoldAndCount {
             match body.hold(hold).await {
                 Ok(Some(len)) => body::declare(&mut head.headers, len, body.changed()),
@@ -435,7 +438,8 @@ impl RequestContext {
         if length == LengthPlan::DropLength {
             head.headers.remove(header::CONTENT_LENGTH);
         }
-        Ok(body.streaming())
+        body.is_streaming();
+        Ok(body)
     }
 }
 

@@ -179,7 +179,8 @@ impl Inner {
         U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (guest, reset) = (&mut connection.guest, &*connection.reset);
-        let Some(hello) = self.hello(guest, reset, connection.destination).await else {
+        let hello = Box::pin(self.hello(guest, reset, connection.destination));
+        let Some(hello) = hello.await else {
             return;
         };
         let host = host(&hello, &connection.pins, connection.destination);
@@ -190,7 +191,7 @@ impl Inner {
                 host: name.clone(),
                 destination: connection.destination,
             });
-            return splice(connection, hello.raw).await;
+            return Box::pin(splice(connection, hello.raw)).await;
         }
         let Connection {
             guest,
@@ -263,6 +264,22 @@ impl Inner {
         G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        // Boxed apart, so that a connection that idles has no room left over from its handshakes.
+        if let Some(established) = Box::pin(self.establish(opened, upstream)).await {
+            Box::pin(established.serve()).await;
+        }
+    }
+
+    /// Both handshakes, the server's first; `None` where one failed, of which the guest has been told.
+    async fn establish<G, U>(
+        self: Arc<Self>,
+        opened: Opened<G>,
+        upstream: Result<(U, Destination), DialError>,
+    ) -> Option<Established<G, U>>
+    where
+        G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let Opened {
             guest,
             reset,
@@ -291,52 +308,36 @@ impl Inner {
         };
         let alpn = accept_from_guest(&hello.alpn, chosen);
         let accepted = self.accept(guest, hello, &host, alpn.as_deref(), &*reset);
-        let Some(guest) = accepted.await else {
-            return;
-        };
+        let guest = accepted.await?;
         let protocol = Protocol::agreed(guest.get_ref().1.alpn_protocol());
-        let (upstream, trust) = match connected {
-            Ok(connected) => connected,
-            Err(Unreached::Failed(reason)) => {
-                let status = StatusCode::BAD_GATEWAY;
-                return self.tell_failure(guest, protocol, status, &reason).await;
+        let (status, reason) = match connected {
+            Ok((upstream, trust)) => {
+                (self.events)(Event::Intercepted {
+                    host: host.clone(),
+                    destination,
+                });
+                let connection = InterceptedConnection::new(host, evidence, trust);
+                let session = Session {
+                    protocol,
+                    ..self.session(connection, Arc::default(), Arc::default())
+                };
+                // Boxed, for what is moved through several futures has room in each.
+                return Some(Established {
+                    guest: Box::new(guest),
+                    upstream: Box::new(upstream),
+                    session: Arc::new(session),
+                    reset,
+                });
             }
-            Err(Unreached::Denied(reason)) => {
-                let status = StatusCode::FORBIDDEN;
-                return self.tell_failure(guest, protocol, status, &reason).await;
-            }
-            Err(Unreached::NothingInCommon) => return,
+            Err(Unreached::Failed(reason)) => (StatusCode::BAD_GATEWAY, reason),
+            Err(Unreached::Denied(reason)) => (StatusCode::FORBIDDEN, reason),
+            Err(Unreached::NothingInCommon) => return None,
         };
-        (self.events)(Event::Intercepted {
-            host: host.clone(),
-            destination,
-        });
-        let connection = InterceptedConnection::new(host, evidence, trust);
-        let stop = Arc::new(Stop::default());
-        let broken = Arc::default();
-        let session = Session {
-            protocol,
-            ..self.session(connection, Arc::clone(&stop), Arc::clone(&broken))
-        };
-        let (mut guest, session) = (guest, Arc::new(session));
         match protocol {
-            Protocol::Http1 => bridge(&mut guest, upstream, session).await,
-            Protocol::Http2 => http2::bridge(&mut guest, upstream, session).await,
+            Protocol::Http1 => serve_failure(guest, status, &reason, &self.limits).await,
+            Protocol::Http2 => http2::serve_failure(guest, status, &reason, &self.limits).await,
         }
-        if stop.is_raised() || broken.load(Ordering::Relaxed) {
-            // While the stream is still there: what is gone cannot be reset.
-            reset.reset();
-        }
-    }
-
-    async fn tell_failure<G>(&self, guest: G, protocol: Protocol, status: StatusCode, reason: &str)
-    where
-        G: AsyncRead + AsyncWrite + Send + Unpin,
-    {
-        match protocol {
-            Protocol::Http1 => serve_failure(guest, status, reason, &self.limits).await,
-            Protocol::Http2 => http2::serve_failure(guest, status, reason, &self.limits).await,
-        }
+        None
     }
 
     fn session(
@@ -437,6 +438,38 @@ impl Inner {
             }
         }
         None
+    }
+}
+
+/// Two streams with their handshakes behind them.
+struct Established<G, U> {
+    guest: Box<GuestStream<Prefixed<G>>>,
+    upstream: Box<UpstreamStream<U>>,
+    session: Arc<Session>,
+    reset: Arc<dyn crate::Reset>,
+}
+
+impl<G, U> Established<G, U>
+where
+    G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    async fn serve(self) {
+        let Self {
+            mut guest,
+            upstream,
+            session,
+            reset,
+        } = self;
+        let (stop, broken) = (Arc::clone(&session.stop), Arc::clone(&session.broken));
+        match session.protocol {
+            Protocol::Http1 => Box::pin(bridge(&mut guest, upstream, session)).await,
+            Protocol::Http2 => Box::pin(http2::bridge(&mut guest, upstream, session)).await,
+        }
+        if stop.is_raised() || broken.load(Ordering::Relaxed) {
+            // While the stream is still there: what is gone cannot be reset.
+            reset.reset();
+        }
     }
 }
 

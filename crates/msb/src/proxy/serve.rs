@@ -156,7 +156,14 @@ impl Server {
         let broken = Arc::new(Broken(AtomicBool::new(false)));
         let socket = self.socket(stream, &broken);
         match self.mode {
-            ProxyMode::Connect => self.tunnel(socket, broken, destination).await,
+            ProxyMode::Connect => {
+                if let Some((client, dialled)) =
+                    Box::pin(self.tunnel(socket, broken, destination)).await
+                {
+                    let dial = |_| std::future::ready(Ok(dialled));
+                    self.tls.serve_dialling(client, dial).await;
+                }
+            }
             ProxyMode::Transparent => {
                 let client = Client {
                     guest: socket,
@@ -215,14 +222,23 @@ impl Server {
     }
 
     /// Serves a client that asks for a tunnel.
-    async fn tunnel<F>(&self, mut socket: Socket<F>, broken: Arc<Broken>, destination: SocketAddr)
+    /// The tunnel that a client asks for, unless it was refused or has been served: then `None`.
+    async fn tunnel<F>(
+        &self,
+        mut socket: Socket<F>,
+        broken: Arc<Broken>,
+        destination: SocketAddr,
+    ) -> Option<(
+        Client<Socket<F>>,
+        Dialled<Socket<impl Fn() -> bool + Unpin + use<F>>>,
+    )>
     where
         F: Fn() -> bool + Send + Unpin + 'static,
     {
         let asked = match timeout(HEAD_TIMEOUT, read_head(&mut socket)).await {
             Ok(Ok(head)) => head,
             // It has gone, and nothing was asked for.
-            Ok(Err(_)) => return,
+            Ok(Err(_)) => return None,
             Err(_) => Head::Refused {
                 status: StatusCode::REQUEST_TIMEOUT,
                 reason: "the request did not come in time".to_owned(),
@@ -231,27 +247,30 @@ impl Server {
         let (host, port) = match asked {
             Head::Tunnel { host, port, .. } => (host, port),
             Head::Refused { status, reason } => {
-                return self.turn_away(socket, None, status, reason).await;
+                self.turn_away(socket, None, status, reason).await;
+                return None;
             }
-            Head::Incomplete => return,
+            Head::Incomplete => return None,
             Head::NotHttp { reason } => {
                 broken.reset();
-                return self.tell(ProxyEvent::TunnelRefused {
+                self.tell(ProxyEvent::TunnelRefused {
                     host: None,
                     port: None,
                     status: None,
                     reason: reason.to_owned(),
                 });
+                return None;
             }
         };
         let (stream, address) = match self.dialler.dial(&host, port).await {
             Ok(connected) => connected,
-            Err(failure) => return self.tell_failure(socket, host, port, failure).await,
+            Err(failure) => {
+                self.tell_failure(socket, host, port, failure).await;
+                return None;
+            }
         };
         let upstream = self.socket(stream, &broken);
-        if socket.write_all(ESTABLISHED).await.is_err() {
-            return;
-        }
+        socket.write_all(ESTABLISHED).await.ok()?;
         if self.carries_plaintext() && begins_without_tls(&mut socket).await {
             let connection = Connection {
                 guest: socket,
@@ -260,7 +279,8 @@ impl Server {
                 destination: address,
                 pins: pinned(&host, address),
             };
-            return relay_plain(connection, self.plain()).await;
+            relay_plain(connection, self.plain()).await;
+            return None;
         }
         let dialled = Dialled {
             upstream,
@@ -272,8 +292,7 @@ impl Server {
             reset: broken,
             destination,
         };
-        let dial = |_| std::future::ready(Ok(dialled));
-        self.tls.serve_dialling(client, dial).await;
+        Some((client, dialled))
     }
 
     /// Whether a secret may be put into plaintext HTTP. Without one, tunnels carry TLS and nothing else.
