@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -62,6 +63,9 @@ pub struct Target {
     pub path: String,
     /// One more header line.
     pub header: Option<String>,
+    /// Whether keys are agreed on by X25519MLKEM768. Else it is X25519, which is all that nginx can do with OpenSSL 3.0,
+    /// so that all proxies have the same work.
+    pub hybrid: bool,
 }
 
 struct Client {
@@ -109,7 +113,12 @@ impl Client {
         for certificate in CertificateDer::pem_file_iter(&target.ca).context("the CA file")? {
             roots.add(certificate?)?;
         }
-        let mut config = ClientConfig::builder()
+        let mut provider = aws_lc_rs::default_provider();
+        if !target.hybrid {
+            provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
+        }
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.resumption = rustls::client::Resumption::disabled();

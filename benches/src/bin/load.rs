@@ -67,6 +67,7 @@ fn run(args: &[String]) -> Result<String> {
         ca: take("ca").context("no ca=FILE")?.into(),
         path: take("path").unwrap_or("/").to_owned(),
         header: take("header").map(str::to_owned),
+        hybrid: take("hybrid") == Some("yes"),
     };
     ensure!(pairs.is_empty(), "unknown: {pairs:?}");
     load::run(mode, target)

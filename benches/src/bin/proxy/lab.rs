@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use msb_benches::{Running, origin};
@@ -13,6 +13,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustix::process::{Pid, Signal};
 
 use crate::sides::Proxy;
 
@@ -45,8 +46,18 @@ pub(crate) struct Sample {
 pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
+    /// Asks first, for nginx ends its own processes only then.
     fn drop(&mut self) {
-        // Both fail only when it has ended.
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        // All of it fails only when the process has ended.
+        if let Some(pid) = pid {
+            let _ = rustix::process::kill_process(pid, Signal::TERM);
+        }
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE && matches!(self.0.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

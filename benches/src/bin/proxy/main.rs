@@ -102,6 +102,7 @@ fn main() -> Result<()> {
         &afresh,
         0.6,
     )?;
+    hybrid(&lab, &afresh, rounds)?;
     run(
         "1 GiB download, against nginx",
         rivals.nginx(&lab),
@@ -158,6 +159,22 @@ fn compare(
         spread(&|(theirs, _)| theirs.rate)?.median,
         spread(&|(_, own)| own.rate)?.median,
         spread(&|(theirs, own)| theirs.cpu_per_unit / own.cpu_per_unit)?
+    );
+    Ok(())
+}
+
+/// What it costs that a client agrees on keys by X25519MLKEM768, which the comparisons leave out.
+fn hybrid(lab: &Lab, load: &[String], rounds: usize) -> Result<()> {
+    let ours = Proxy::msb_transparent(lab)?;
+    let with = [load, &["hybrid=yes".into()]].concat();
+    let mut ratios = Vec::new();
+    for _ in 0..rounds {
+        let (without, with) = (lab.load(&ours, load)?, lab.load(&ours, &with)?);
+        ratios.push(with.rate / without.rate);
+    }
+    println!(
+        "new connections/s with X25519MLKEM768 on the client's side, against X25519: {}",
+        Spread::of(ratios).context("no round")?
     );
     Ok(())
 }
