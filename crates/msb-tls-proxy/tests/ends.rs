@@ -1,8 +1,10 @@
 //! How connections end when the proxy is to end, or the server ends first.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
-use common::h2::speaking;
+use common::h2::{get, offer, origin, speaking, whole};
 use common::{Bench, HOST, read_until, within};
 use msb_testkit::{CertificateKind, RawOrigin};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -72,4 +74,68 @@ async fn an_http2_connection_ends_with_its_guest_and_waits_for_nothing() {
     within(ends.proxy).await.unwrap();
     within(serving).await.unwrap();
     assert_eq!(start.elapsed(), std::time::Duration::ZERO);
+}
+
+/// How a server ends before it has answered anything.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    AtOnce,
+    SayingGoodbye,
+    WithTheRequest,
+    SayingGoodbyeToTheRequest,
+}
+
+#[tokio::test]
+async fn a_server_that_ends_before_its_first_answer_in_http2_is_a_502() {
+    for ending in [
+        Ending::AtOnce,
+        Ending::SayingGoodbye,
+        Ending::WithTheRequest,
+        Ending::SayingGoodbyeToTheRequest,
+    ] {
+        let bench = Bench::new();
+        let origin = origin(&bench).await;
+        let guest = offer(&bench, origin.address(), HOST, &[b"h2"]);
+        let (guest, server) = tokio::join!(guest, origin.accept());
+        let server = tokio::spawn(end(server, ending));
+        if matches!(ending, Ending::AtOnce | Ending::SayingGoodbye) {
+            // The proxy may have seen it by now, or not.
+            within(server).await.unwrap();
+        }
+        let handshake = within(::h2::client::handshake(guest.unwrap())).await;
+        let (mut guest, connection) = handshake.unwrap();
+        let ended = tokio::spawn(connection);
+        let ready = within(std::future::poll_fn(|context| guest.poll_ready(context))).await;
+        ready.unwrap();
+        let (answer, _) = guest.send_request(get("/"), true).unwrap();
+        let answer = within(answer).await.unwrap();
+        assert_eq!(answer.status(), 502, "{ending:?}");
+        let (reason, _) = whole(&mut answer.into_body()).await;
+        let reason = String::from_utf8(reason).unwrap();
+        assert!(reason.starts_with(&format!("msb: {HOST} ")), "{reason}");
+        // There is no use in asking again.
+        drop(guest);
+        within(ended).await.unwrap().unwrap();
+    }
+}
+
+async fn end(mut server: tokio_rustls::server::TlsStream<tokio::net::TcpStream>, ending: Ending) {
+    if matches!(ending, Ending::AtOnce) {
+        let _ = server.shutdown().await;
+        return;
+    }
+    let mut server = ::h2::server::handshake(server).await.unwrap();
+    if matches!(
+        ending,
+        Ending::WithTheRequest | Ending::SayingGoodbyeToTheRequest
+    ) {
+        server.accept().await.unwrap().unwrap();
+    }
+    if matches!(
+        ending,
+        Ending::SayingGoodbye | Ending::SayingGoodbyeToTheRequest
+    ) {
+        server.abrupt_shutdown(::h2::Reason::ENHANCE_YOUR_CALM);
+        let _ = std::future::poll_fn(|context| server.poll_closed(context)).await;
+    }
 }

@@ -9,12 +9,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use msb_secrets::{BodyScrubber, NoteKind, StreamRewriter};
 use zeroize::Zeroizing;
 
 use super::exchange::RequestContext;
 use super::expect::Gate;
+use super::incoming::{Broken, Incoming};
 use crate::session::body::{Fault, Fields as _, Scan, Transform};
 
 /// A request's body on its way to the server.
@@ -324,7 +324,7 @@ impl AsRef<[u8]> for Wiped {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyFault {
     #[error("the body broke off")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] Broken),
     #[error(transparent)]
     Refused(#[from] Fault),
 }

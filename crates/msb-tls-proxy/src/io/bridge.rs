@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::client::Client;
 use super::exchange::{AnswerBody, Switched, answer, exchange};
+use super::incoming::Incoming as Body;
 use super::proxy::destination_of;
 use super::stop::Stop;
 use super::stream::{Checked, Prefixed};
@@ -142,10 +143,10 @@ where
         let guest = Checked::new(guest, limits.head_len, |reason: &str| {
             report_framing(&session, reason);
         });
-        let service = service_fn(|request| {
+        let service = service_fn(|request: Request<Incoming>| {
             let (session, client) = (Arc::clone(&session), Arc::clone(&client));
             // Boxed, so that a connection between two requests has no room for one.
-            Box::pin(exchange(session, client, request))
+            Box::pin(exchange(session, client, request.map(Body::Http1)))
         });
         let mut guest = server(&limits).serve_connection(TokioIo::new(guest), service);
         let mut draining = pin!(session.draining());

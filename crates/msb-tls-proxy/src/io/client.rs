@@ -1,24 +1,35 @@
 //! The one upstream connection of a guest's connection, in either protocol.
 
 use std::error::Error as StdError;
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use http_body::Body as _;
+use hyper::client::conn::http1;
 
 use super::body::RequestBody;
+use super::http2::pipe::Pipe;
+use super::http2::tasks::Spawner;
+use super::incoming::Incoming;
 
 /// Sends requests to the server.
-pub(crate) enum Client {
-    Http1 {
-        sender: Mutex<http1::SendRequest<Box<RequestBody>>>,
-        /// Whether an answer has come on it yet.
-        answered: AtomicBool,
+pub(crate) struct Client {
+    sender: Sender,
+    /// Whether an answer has come yet.
+    answered: AtomicBool,
+}
+
+enum Sender {
+    Http1(Mutex<http1::SendRequest<Box<RequestBody>>>),
+    Http2 {
+        requests: h2::client::SendRequest<Bytes>,
+        /// For bodies.
+        tasks: Spawner,
     },
-    Http2(http2::SendRequest<Box<RequestBody>>),
 }
 
 /// Why there is no answer.
@@ -26,7 +37,7 @@ pub(crate) enum NoAnswer {
     /// The guest is to see the same: the end of its connection, or of the stream.
     Pass(Unserved),
     /// The guest is to be told.
-    Tell(hyper::Error),
+    Tell(Box<dyn StdError + Send + Sync>),
 }
 
 /// How a request ends without an answer.
@@ -34,29 +45,51 @@ pub(crate) enum NoAnswer {
 pub(crate) enum Unserved {
     #[error("the server ended the request")]
     Ended(#[source] hyper::Error),
+    #[error("the server reset the stream: {0}")]
+    Reset(h2::Reason),
     #[error("the server did not take the request")]
-    NotTaken(#[source] h2::Error),
+    NotTaken,
+}
+
+impl Unserved {
+    /// The code that a stream ends with.
+    pub(crate) fn reason(&self) -> h2::Reason {
+        match self {
+            Self::Ended(_) => h2::Reason::INTERNAL_ERROR,
+            Self::Reset(reason) => *reason,
+            // Nothing was sent, so the guest may repeat it (RFC 9113 section 8.7).
+            Self::NotTaken => h2::Reason::REFUSED_STREAM,
+        }
+    }
 }
 
 impl Client {
     pub(crate) fn http1(sender: http1::SendRequest<Box<RequestBody>>) -> Self {
-        Self::Http1 {
-            sender: Mutex::new(sender),
+        Self::new(Sender::Http1(Mutex::new(sender)))
+    }
+
+    pub(crate) fn http2(requests: h2::client::SendRequest<Bytes>, tasks: Spawner) -> Self {
+        Self::new(Sender::Http2 { requests, tasks })
+    }
+
+    fn new(sender: Sender) -> Self {
+        Self {
+            sender,
             answered: AtomicBool::new(false),
         }
     }
 
-    /// Whether an answer has come on a connection that carries one after the other.
+    /// Whether an answer has come.
     pub(crate) fn has_answered(&self) -> bool {
-        matches!(self, Self::Http1 { answered, .. } if answered.load(Ordering::Relaxed))
+        self.answered.load(Ordering::Relaxed)
     }
 
     pub(crate) async fn send(
         &self,
         request: Request<Box<RequestBody>>,
     ) -> Result<Response<Incoming>, NoAnswer> {
-        match self {
-            Self::Http1 { sender, answered } => {
+        match &self.sender {
+            Sender::Http1(sender) => {
                 let lock = || sender.lock().unwrap_or_else(PoisonError::into_inner);
                 let answer = async {
                     poll_fn(|context| lock().poll_ready(context)).await?;
@@ -64,35 +97,68 @@ impl Client {
                     answer.await
                 };
                 let answer = answer.await;
-                let reused = answered.swap(true, Ordering::Relaxed);
-                answer.map_err(|error| match reused && !error.is_parse() {
+                let reused = self.answered.swap(true, Ordering::Relaxed);
+                let answer = answer.map_err(|error| match reused && !error.is_parse() {
                     // A guest that reuses a connection has to reckon with its end, and may repeat its request;
                     // a 502 would take that choice away (RFC 9112 section 9.3.1).
                     true => NoAnswer::Pass(Unserved::Ended(error)),
-                    false => NoAnswer::Tell(error),
-                })
+                    false => NoAnswer::Tell(error.into()),
+                })?;
+                Ok(answer.map(Incoming::Http1))
             }
-            Self::Http2(sender) => {
-                let answer = sender.clone().send_request(request).await;
-                answer.map_err(|error| {
-                    if error.is_canceled() || error.is_closed() {
-                        // Nothing was sent, so the guest may repeat it (RFC 9113 section 8.7).
-                        let reason = h2::Reason::REFUSED_STREAM;
-                        return NoAnswer::Pass(Unserved::NotTaken(reason.into()));
-                    }
-                    match reset(&error) {
-                        Some(_) => NoAnswer::Pass(Unserved::Ended(error)),
-                        None => NoAnswer::Tell(error),
-                    }
-                })
+            Sender::Http2 { requests, tasks } => {
+                self.send_http2(requests.clone(), tasks, request).await
             }
         }
     }
-}
 
-/// The code with which the other side reset a stream or ended the connection, if that is what happened.
-fn reset(error: &hyper::Error) -> Option<h2::Reason> {
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    let mut ends = causes.filter_map(|cause| cause.downcast_ref::<h2::Error>());
-    ends.find(|end| end.is_remote()).and_then(h2::Error::reason)
+    async fn send_http2(
+        &self,
+        mut requests: h2::client::SendRequest<Bytes>,
+        tasks: &Spawner,
+        request: Request<Box<RequestBody>>,
+    ) -> Result<Response<Incoming>, NoAnswer> {
+        let (head, body) = request.into_parts();
+        let end = body.is_end_stream();
+        let ready = poll_fn(|context| requests.poll_ready(context)).await;
+        let opened = ready.and_then(|()| requests.send_request(Request::from_parts(head, ()), end));
+        let (mut answer, stream) = opened.map_err(|error| self.not_opened(error))?;
+        // A connection without anybody who has a request for it ends by itself.
+        drop(requests);
+        let mut sending = None;
+        if !end {
+            let mut pipe = Pipe::new(body, stream);
+            let begun =
+                poll_fn(|context| std::task::Poll::Ready(Pin::new(&mut pipe).poll(context)));
+            if begun.await.is_pending() {
+                sending = Some(tasks.spawn(pipe));
+            }
+        }
+        let answer = poll_fn(|context| Pin::new(&mut answer).poll(context)).await;
+        match answer {
+            Ok(answer) => {
+                self.answered.store(true, Ordering::Relaxed);
+                // The body goes on: the answer may well come before its end.
+                sending.into_iter().for_each(|sending| sending.detach());
+                Ok(answer.map(Incoming::Http2))
+            }
+            Err(error) => Err(match error.reason() {
+                Some(reason) if error.is_reset() && error.is_remote() => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    NoAnswer::Pass(Unserved::Reset(reason))
+                }
+                _ => NoAnswer::Tell(error.into()),
+            }),
+        }
+    }
+
+    /// What to make of a request that the library did not send.
+    fn not_opened(&self, error: h2::Error) -> NoAnswer {
+        let ended = error.is_go_away() || error.is_io();
+        match ended && self.has_answered() {
+            true => NoAnswer::Pass(Unserved::NotTaken),
+            // A server that has never answered is no better on another connection, and the guest is to know why.
+            false => NoAnswer::Tell(error.into()),
+        }
+    }
 }

@@ -9,7 +9,6 @@ use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 use msb_policy::InterceptedConnection;
 use msb_secrets::{
     LengthPlan, Note, NoteKind, RequestRewriter, ResponseScrubber, SecretSet, Violation,
@@ -20,6 +19,7 @@ use super::body::{BodyFault, RequestBody, ResponseBody};
 use super::bridge::{Session, lock};
 use super::client::{Client, NoAnswer, Unserved};
 use super::expect::Continue;
+use super::incoming::Incoming;
 use crate::Event;
 use crate::event::one_line;
 use crate::session::body::{self, Fault, Treatment};

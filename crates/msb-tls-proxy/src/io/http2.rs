@@ -1,28 +1,43 @@
 //! HTTP/2 between two TLS streams, each request a stream of its own.
 
-use std::convert::Infallible;
-use std::future::Future;
+mod first;
+pub(crate) mod pipe;
+pub(crate) mod tasks;
+mod upstream;
+
+use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
+use std::task::Poll;
 
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
-use hyper::rt::Executor;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinSet;
+use bytes::{Bytes, BytesMut};
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{Request, Response, StatusCode, header};
+use http_body::Body as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
-use super::bridge::{FAREWELL, Session, lock};
+use super::bridge::{FAREWELL, Session};
 use super::client::Client;
-use super::exchange::{answer, exchange};
+use super::exchange::{AnswerBody, answer, exchange};
+use super::incoming::Incoming;
+use super::stream::Prefixed;
 use crate::Limits;
 use crate::session::protocol::Protocol;
+use pipe::Pipe;
+use tasks::Tasks;
+use upstream::{State, Upstream};
 
 /// What a stream may send ahead of being read, and what all of a connection's may: 1 MiB and 2 MiB. More is taken only
 /// as it is passed on.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 2 << 20;
+/// How much of a stream waits for the other side's window.
+const SEND_BUFFER: usize = 400 << 10;
+/// The most that is read of a guest's first words before the server's settings have come.
+const FIRST_WORDS: usize = 4 << 10;
 
 /// As [`bridge`](super::bridge::bridge), for HTTP/2. A stream that breaks off is reset; the others go on.
 pub(crate) async fn bridge<G, U>(guest: G, upstream: U, session: Arc<Session>)
@@ -31,59 +46,167 @@ where
     U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let limits = session.limits;
+    let upstream = Upstream::open(upstream, &limits, Arc::clone(&session.fault)).await;
+    let mut upstream = match upstream {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            let reason = format!("{} ended the connection: {error}", session.host());
+            return serve_failure(guest, StatusCode::BAD_GATEWAY, &reason, &limits).await;
+        }
+    };
     // Dropped with this future, which ends them all.
     let tasks = Tasks::default();
-    let handshake = hyper::client::conn::http2::Builder::new(tasks.spawner())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(limits.header_list_len)
-        .handshake(TokioIo::new(upstream))
-        .await;
-    let Ok((sender, upstream)) = handshake else {
+    let client = Arc::new(Client::http2(upstream.requests.clone(), tasks.spawner()));
+    let opened = tokio::select! {
+        opened = open(guest, &mut upstream.state, &limits) => opened,
+        () = session.draining() => None,
+    };
+    let Some((mut guest, mut offered)) = opened else {
+        drop(client);
+        let _ = timeout(FAREWELL, upstream.end()).await;
         return;
     };
-    // By itself, so that it goes as soon as it has ended: the connection says goodbye only then.
-    let mut upstream = Box::pin(upstream);
-    let client = Arc::new(Client::Http2(sender));
+    let mut state = upstream.state.clone();
+    state.mark_changed();
     {
-        let service = service_fn(|request| {
-            Box::pin(exchange(Arc::clone(&session), Arc::clone(&client), request))
-        });
-        let server = server(&limits, tasks.spawner());
-        let mut guest = pin!(server.serve_connection(TokioIo::new(guest), service));
         let mut idle = pin!(async {
             tokio::select! {
                 () = session.idle() => {}
                 () = session.draining() => {}
             }
         });
-        let (mut upstream_open, mut closing) = (true, false);
+        let (mut asked, mut closing, mut offer) = (false, false, false);
         loop {
             tokio::select! {
                 biased;
                 () = session.stop.raised() => return,
-                _ = &mut upstream, if upstream_open => {
-                    upstream_open = false;
-                    guest.as_mut().graceful_shutdown();
+                Ok(()) = state.changed() => {
+                    let now = *state.borrow_and_update();
+                    offer |= now.extended_connect && !offered;
+                    offered |= now.extended_connect;
+                    // Who has asked nothing yet is told in the answer to its first request.
+                    if now.ended && asked {
+                        guest.graceful_shutdown();
+                    }
                 }
                 () = &mut idle, if !closing => {
                     closing = true;
-                    guest.as_mut().graceful_shutdown();
+                    guest.graceful_shutdown();
                 }
-                _ = &mut guest => break,
+                request = next(&mut guest, &mut offer) => {
+                    let Some((request, respond)) = request else { break };
+                    asked = true;
+                    if state.borrow().ended {
+                        guest.graceful_shutdown();
+                    }
+                    let (session, client) = (Arc::clone(&session), Arc::clone(&client));
+                    tasks.spawner().spawn(serve(session, client, request, respond)).detach();
+                }
             }
         }
-        if !upstream_open || session.stop.is_raised() {
+        if state.borrow().ended || session.stop.is_raised() {
             return;
         }
     }
     drop(client);
-    let _ = tokio::time::timeout(FAREWELL, async {
-        let _ = upstream.await;
+    let _ = timeout(FAREWELL, async {
         tasks.finished().await;
+        upstream.end().await;
     })
     .await;
+}
+
+/// Begins to speak with the guest; whether it was offered to open WebSockets on streams (RFC 8441).
+///
+/// A client looks for that offer in the first settings. So those wait until the server's have come, unless the guest
+/// does not wait for them itself.
+async fn open<G>(
+    mut guest: G,
+    state: &mut watch::Receiver<State>,
+    limits: &Limits,
+) -> Option<(Connection<Prefixed<G>, Bytes>, bool)>
+where
+    G: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut words = BytesMut::new();
+    let waited = timeout(limits.continue_wait, async {
+        while first::is_waiting(&words) && words.len() < FIRST_WORDS {
+            tokio::select! {
+                biased;
+                _ = state.wait_for(|state| state.settled || state.ended) => return,
+                read = guest.read_buf(&mut words) => if !matches!(read, Ok(1..)) {
+                    return;
+                },
+            }
+        }
+    });
+    // What comes later is offered later.
+    let _ = waited.await;
+    let offer = state.borrow().extended_connect;
+    let mut builder = server(limits);
+    if offer {
+        builder.enable_connect_protocol();
+    }
+    let handshake = builder.handshake(Prefixed::new(words, guest));
+    let guest = timeout(limits.idle_timeout, handshake).await;
+    Some((guest.ok()?.ok()?, offer))
+}
+
+/// The guest's next request, or `None` at the end of its connection. `offer` asks for an offer of RFC 8441 to be made as
+/// soon as the guest has taken the settings before.
+async fn next<G>(
+    guest: &mut Connection<G, Bytes>,
+    offer: &mut bool,
+) -> Option<(Request<RecvStream>, SendResponse<Bytes>)>
+where
+    G: AsyncRead + AsyncWrite + Unpin,
+{
+    let accepted = poll_fn(|context| {
+        loop {
+            let accepted = guest.poll_accept(context);
+            if accepted.is_ready() || !*offer || guest.enable_connect_protocol().is_err() {
+                return accepted;
+            }
+            *offer = false;
+        }
+    });
+    accepted.await?.ok()
+}
+
+/// Serves one request to the end of its answer.
+async fn serve(
+    session: Arc<Session>,
+    client: Arc<Client>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let mut exchange = Box::pin(exchange(session, client, request.map(Incoming::Http2)));
+    let answer = poll_fn(|context| match exchange.as_mut().poll(context) {
+        Poll::Ready(answer) => Poll::Ready(Some(answer)),
+        Poll::Pending => respond.poll_reset(context).map(|_| None),
+    });
+    let answer = answer.await;
+    drop(exchange);
+    match answer {
+        // The guest has reset the stream, and by being dropped the server's is as well.
+        None => {}
+        Some(Err(unserved)) => respond.send_reset(unserved.reason()),
+        Some(Ok(answer)) => send(answer, &mut respond).await,
+    }
+}
+
+async fn send(answer: Response<AnswerBody>, respond: &mut SendResponse<Bytes>) {
+    let (mut head, body) = answer.into_parts();
+    let end = body.is_end_stream();
+    if let Some(len) = body.size_hint().exact().filter(|_| !end) {
+        let len = len.into();
+        head.headers.entry(header::CONTENT_LENGTH).or_insert(len);
+    }
+    match respond.send_response(Response::from_parts(head, ()), end) {
+        Ok(stream) if !end => Pipe::new(body, stream).await,
+        Ok(_) => {}
+        Err(_) => respond.send_reset(Reason::INTERNAL_ERROR),
+    }
 }
 
 /// As [`serve_failure`](super::bridge::serve_failure), for HTTP/2.
@@ -91,69 +214,31 @@ pub(crate) async fn serve_failure<G>(guest: G, status: StatusCode, reason: &str,
 where
     G: AsyncRead + AsyncWrite + Send + Unpin,
 {
-    let reason = reason.to_owned();
-    let service = service_fn(move |_: Request<Incoming>| {
-        let answer = answer(Protocol::Http2, status, reason.clone());
-        std::future::ready(Ok::<_, Infallible>(answer))
-    });
-    // The guest has been told, or is gone; it may ask again until it is idle for too long.
     let tasks = Tasks::default();
-    let server = server(limits, tasks.spawner());
-    let served = server.serve_connection(TokioIo::new(guest), service);
-    let _ = tokio::time::timeout(limits.idle_timeout, served).await;
+    let served = async {
+        let mut guest = server(limits).handshake::<_, Bytes>(guest).await?;
+        while let Some(request) = guest.accept().await {
+            let (_, mut respond) = request?;
+            let answer = answer(Protocol::Http2, status, reason.to_owned());
+            let sent = async move { send(answer, &mut respond).await };
+            tasks.spawner().spawn(sent).detach();
+        }
+        Ok::<_, h2::Error>(())
+    };
+    // The guest has been told, or is gone; it may ask again until it is idle for too long.
+    let _ = timeout(limits.idle_timeout, served).await;
 }
 
-fn server(limits: &Limits, tasks: Spawner) -> hyper::server::conn::http2::Builder<Spawner> {
-    let mut builder = hyper::server::conn::http2::Builder::new(tasks);
+fn server(limits: &Limits) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        .auto_date_header(false)
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(limits.header_list_len)
+        .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(limits.streams)
         .max_pending_accept_reset_streams(limits.pending_resets);
     builder
-}
-
-/// The tasks of one connection, which end when this is dropped.
-#[derive(Default)]
-struct Tasks(Arc<Mutex<JoinSet<()>>>);
-
-/// What the tasks themselves hold to start others. They must not keep each other alive.
-#[derive(Clone)]
-struct Spawner(Weak<Mutex<JoinSet<()>>>);
-
-impl Tasks {
-    fn spawner(&self) -> Spawner {
-        Spawner(Arc::downgrade(&self.0))
-    }
-
-    async fn finished(&self) {
-        loop {
-            let mut tasks = std::mem::take(&mut *lock(&self.0));
-            if tasks.is_empty() {
-                return;
-            }
-            while tasks.join_next().await.is_some() {}
-        }
-    }
-}
-
-impl<F> Executor<F> for Spawner
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        // Where the connection is gone, so is what its tasks were for.
-        let Some(tasks) = self.0.upgrade() else {
-            return;
-        };
-        let mut tasks = lock(&tasks);
-        // What has ended needs no more room.
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(task);
-    }
 }
 
 impl Session {
@@ -164,30 +249,9 @@ impl Session {
             // The sender lives as long as the session.
             let _ = open.wait_for(|open| *open == 0).await;
             let busy = open.wait_for(|open| *open > 0);
-            if tokio::time::timeout(self.limits.idle_timeout, busy)
-                .await
-                .is_err()
-            {
+            if timeout(self.limits.idle_timeout, busy).await.is_err() {
                 return;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn tasks_end_with_their_connection() {
-        let (alive, mut dead) = tokio::sync::mpsc::channel::<()>(1);
-        let tasks = Tasks::default();
-        let spawner = tasks.spawner();
-        tasks.spawner().execute(async move {
-            let _held = (alive, spawner);
-            std::future::pending::<()>().await;
-        });
-        drop(tasks);
-        assert_eq!(dead.recv().await, None);
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod expect;
 pub(crate) mod guard;
 pub(crate) mod guest;
 pub(crate) mod http2;
+pub(crate) mod incoming;
 mod inward;
 pub(crate) mod plain;
 pub(crate) mod proxy;
