@@ -6,6 +6,7 @@ mod common;
 
 use std::io::ErrorKind;
 
+use common::frames::{masked, plain};
 use common::{Bench, HOST, OTHER, PLACEHOLDER, VALUE, broken, read_until, secrets_with, within};
 use msb_secrets::SecretSet;
 use msb_testkit::{CertificateKind, RawOrigin};
@@ -15,8 +16,6 @@ use tokio::net::TcpStream;
 
 type Guest = tokio_rustls::client::TlsStream<TcpStream>;
 type Server = tokio_rustls::server::TlsStream<TcpStream>;
-
-const MASK: [u8; 4] = [7, 8, 9, 10];
 
 async fn both_ends(bench: &Bench, host: &str) -> (Guest, Server) {
     let origin = RawOrigin::start(bench.root.server(&[HOST, OTHER], CertificateKind::Good)).await;
@@ -49,21 +48,6 @@ async fn switched(bench: &Bench, host: &str) -> (Guest, Server, String) {
         assert!(answer.contains(line), "{answer}");
     }
     (guest, server, request)
-}
-
-fn masked(first: u8, text: &str) -> Vec<u8> {
-    let mut frame = vec![first, 0x80 | u8::try_from(text.len()).unwrap()];
-    frame.extend_from_slice(&MASK);
-    frame.extend(
-        text.bytes()
-            .zip(MASK.iter().cycle())
-            .map(|(byte, key)| byte ^ key),
-    );
-    frame
-}
-
-fn plain(first: u8, text: &str) -> Vec<u8> {
-    [&[first, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
 }
 
 async fn exactly(stream: &mut (impl tokio::io::AsyncRead + Unpin), expected: &[u8]) {

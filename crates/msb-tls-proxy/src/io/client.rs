@@ -84,6 +84,11 @@ impl Client {
         self.answered.load(Ordering::Relaxed)
     }
 
+    /// Whether the server takes a WebSocket on a stream of its own (RFC 8441 section 3).
+    pub(crate) fn takes_extended_connect(&self) -> bool {
+        matches!(&self.sender, Sender::Http2 { requests, .. } if requests.is_extended_connect_protocol_enabled())
+    }
+
     pub(crate) async fn send(
         &self,
         request: Request<Box<RequestBody>>,

@@ -1,5 +1,7 @@
 //! One request and its answer, from the guest's head to the guest's answer.
 
+mod socket;
+
 use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -26,6 +28,7 @@ use crate::session::body::{self, Fault, Treatment};
 use crate::session::head::{self, Plan, Refused};
 use crate::session::protocol::Protocol;
 use crate::session::response as answered;
+use socket::Socket;
 
 /// The body of what the guest is answered: the server's, or one of the proxy's own.
 pub(crate) type AnswerBody = Either<Box<ResponseBody>, Full<Bytes>>;
@@ -66,7 +69,7 @@ pub(crate) async fn exchange(
     let Plan {
         mut rewriter,
         scrubber,
-        websocket,
+        mut websocket,
         expects_continue,
         path,
     } = plan;
@@ -75,6 +78,12 @@ pub(crate) async fn exchange(
     context.report(rewriter.take_notes());
 
     let mut continued = Continue::new(expects_continue && !incoming.is_end_stream());
+    if let Some(messages) = websocket.take_if(|_| head.version == Version::HTTP_2) {
+        let socket = Socket::new(messages, scrubber, &secrets);
+        return socket
+            .exchange(&context, &client, head, incoming, rewriter)
+            .await;
+    }
     let outgoing = outgoing(
         &context,
         &mut head,
@@ -105,17 +114,7 @@ pub(crate) async fn exchange(
                 .pass_on(answer, continued.answered(), scrubber)
                 .await)
         }
-        (Err(_), _) if context.session.stop.is_raised() => pending().await,
-        (Err(no_answer), _) => match (context.refused(), no_answer) {
-            (Some(answer), _) => Ok(answer),
-            (None, NoAnswer::Pass(unserved)) => Err(unserved),
-            (None, NoAnswer::Tell(error)) => {
-                let error = error.to_string();
-                let error = context.session.fault.get().unwrap_or(&error);
-                let reason = format!("{} gave no valid answer: {error}", context.session.host());
-                Ok(context.bad_gateway(&reason))
-            }
-        },
+        (Err(no_answer), _) => context.unanswered(no_answer).await,
     }
 }
 
@@ -275,6 +274,7 @@ impl RequestContext {
     pub(crate) fn request_fault(&self, fault: &BodyFault) {
         match fault {
             BodyFault::Refused(Fault::Violation(violation)) => self.violation(violation.clone()),
+            BodyFault::Refused(Fault::Frames(fault)) => self.websocket_fault(false, fault),
             BodyFault::Refused(Fault::Unwritable) => self.refuse(StatusCode::BAD_GATEWAY, fault),
             BodyFault::Refused(_) => self.refuse(StatusCode::BAD_REQUEST, fault),
             BodyFault::Broken(_) => {}
@@ -330,6 +330,23 @@ impl RequestContext {
                     form,
                 },
             });
+        }
+    }
+
+    /// What the guest gets where the server gave no answer.
+    async fn unanswered(&self, no_answer: NoAnswer) -> Result<Response<AnswerBody>, Unserved> {
+        if self.session.stop.is_raised() {
+            return pending().await;
+        }
+        match (self.refused(), no_answer) {
+            (Some(answer), _) => Ok(answer),
+            (None, NoAnswer::Pass(unserved)) => Err(unserved),
+            (None, NoAnswer::Tell(error)) => {
+                let error = error.to_string();
+                let error = self.session.fault.get().unwrap_or(&error);
+                let reason = format!("{} gave no valid answer: {error}", self.session.host());
+                Ok(self.bad_gateway(&reason))
+            }
         }
     }
 

@@ -24,6 +24,7 @@ use msb_secrets::{
 };
 
 use super::head::{InjectFault, inject_trailers};
+use super::websocket::{self, Frames};
 
 /// Fields that tell a digest of the body (RFC 1864, 3230 and 9530).
 const DIGESTS: [HeaderName; 4] = [
@@ -51,6 +52,18 @@ pub(crate) enum Fault {
     /// The value holds a control character.
     #[error("a secret's value cannot stand in a trailer")]
     Unwritable,
+    /// The body is a WebSocket, and breaks its protocol.
+    #[error("{0}")]
+    Frames(&'static str),
+}
+
+impl From<websocket::Fault> for Fault {
+    fn from(fault: websocket::Fault) -> Self {
+        match fault {
+            websocket::Fault::Violation(violation) => Self::Violation(violation),
+            websocket::Fault::Protocol(fault) => Self::Frames(fault),
+        }
+    }
 }
 
 impl From<CodedError> for Fault {
@@ -280,6 +293,7 @@ enum Engine<R> {
     Plain(R),
     Coded(Box<CodedBody<R>>),
     Beside(Box<Beside<R>>),
+    Frames(Box<dyn Frames>),
 }
 
 impl<R: Scan> Transform<R> {
@@ -289,6 +303,11 @@ impl<R: Scan> Transform<R> {
             ready: VecDeque::new(),
             unflushed: false,
         }
+    }
+
+    /// For a WebSocket on a stream, whose frames are the body (RFC 8441 section 5); `None` if nothing is read.
+    pub(crate) fn websocket(frames: Option<Box<dyn Frames>>) -> Self {
+        Self::new(frames.map_or(Engine::Pass, Engine::Frames))
     }
 
     /// Whether what comes out differs from what came in even where nothing was written.
@@ -305,6 +324,11 @@ impl<R: Scan> Transform<R> {
                 coded.push(chunk);
                 self.unflushed = true;
             }
+            Engine::Frames(frames) => {
+                let mut out = Vec::with_capacity(chunk.len());
+                frames.push(&chunk, &mut out)?;
+                self.ready.push_back(out.into());
+            }
         }
         Ok(())
     }
@@ -317,6 +341,8 @@ impl<R: Scan> Transform<R> {
             Engine::Plain(rewriter) => self.ready.extend(rewriter.finish()?),
             Engine::Beside(beside) => beside.finish(&mut self.ready)?,
             Engine::Coded(coded) => coded.finish(),
+            Engine::Frames(frames) if frames.is_between_frames() => {}
+            Engine::Frames(_) => return Err(Fault::Frames("it ends within a frame")),
         }
         Ok(())
     }
@@ -347,6 +373,7 @@ impl<R: Scan> Transform<R> {
             Engine::Plain(rewriter) => rewriter.take_notes(),
             Engine::Coded(coded) => coded.rewriter().take_notes(),
             Engine::Beside(beside) => beside.rewriter.take_notes(),
+            Engine::Frames(frames) => frames.take_notes(),
         }
     }
 }

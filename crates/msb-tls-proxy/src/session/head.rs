@@ -1,5 +1,6 @@
 //! A request head on its way to the server: whom it is for, what it may carry, what is replaced.
 
+use h2::ext::Protocol;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri, Version, request};
@@ -111,11 +112,14 @@ pub(crate) fn rewrite(
             format!("misdirected request: {misdirected}"),
         )
     })?;
-    if head.method == Method::CONNECT {
-        return Err(Refused::answer(
-            StatusCode::NOT_IMPLEMENTED,
-            "CONNECT inside an intercepted connection is not supported yet",
-        ));
+    let extended = head.extensions.get::<Protocol>();
+    let on_stream = extended.is_some_and(is_websocket) && !has_body(&head.headers);
+    if head.method == Method::CONNECT && !on_stream {
+        let reason = match extended {
+            None => "CONNECT inside an intercepted connection is not supported yet",
+            Some(_) => "of extended CONNECT only one for WebSocket is supported",
+        };
+        return Err(Refused::answer(StatusCode::NOT_IMPLEMENTED, reason));
     }
     if upgrade == Upgrade::Other || upgrade == Upgrade::WebSocket && !may_switch(head) {
         return Err(Refused::answer(
@@ -131,11 +135,15 @@ pub(crate) fn rewrite(
         head.uri = origin_form(&head.uri);
         head.version = Version::HTTP_11;
     }
-    let websocket = (upgrade == Upgrade::WebSocket).then(|| {
+    let websocket = (upgrade == Upgrade::WebSocket || on_stream).then(|| {
         let field = |value| HeaderValue::from_static(value);
         let headers = &mut head.headers;
-        headers.insert(header::CONNECTION, field("Upgrade"));
-        headers.insert(header::UPGRADE, field("websocket"));
+        if on_stream {
+            headers.remove(header::CONTENT_LENGTH);
+        } else {
+            headers.insert(header::CONNECTION, field("Upgrade"));
+            headers.insert(header::UPGRADE, field("websocket"));
+        }
         if secrets.is_empty() {
             return None;
         }
@@ -202,7 +210,9 @@ pub(crate) fn authority(head: &request::Parts, scheme: &Scheme) -> Result<Author
     if head.uri.scheme().is_some_and(|other| other != scheme) {
         return Err(Refused::bad(format!("the target's scheme is not {scheme}")));
     }
-    if target.host() != host.host() || head.method != Method::CONNECT && target != host {
+    // A tunnel's target names a port that its Host need not.
+    let port_counts = head.method != Method::CONNECT || head.extensions.get::<Protocol>().is_some();
+    if target.host() != host.host() || port_counts && target != host {
         return Err(Refused::bad(
             "the target and the Host name different authorities",
         ));
@@ -287,13 +297,19 @@ fn upgrade(headers: &HeaderMap) -> Upgrade {
 /// Whether a request for a WebSocket is one as RFC 6455 section 4.1 has it. Who asks for a switch in a request with a
 /// body would have the rest of that body read in the new protocol.
 fn may_switch(head: &request::Parts) -> bool {
-    let headers = &head.headers;
-    head.method == Method::GET
-        && head.version == Version::HTTP_11
-        && !headers.contains_key(header::TRANSFER_ENCODING)
-        && headers
+    head.method == Method::GET && head.version == Version::HTTP_11 && !has_body(&head.headers)
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || headers
             .get(header::CONTENT_LENGTH)
-            .is_none_or(|length| length == "0")
+            .is_some_and(|length| length != "0")
+}
+
+/// Whether what is asked for on a stream is a WebSocket (RFC 8441 section 5).
+fn is_websocket(protocol: &Protocol) -> bool {
+    protocol.as_str() == "websocket"
 }
 
 /// Fields of a message that end at this hop.

@@ -72,6 +72,16 @@ pub(crate) fn switch(head: &mut response::Parts, read: bool) -> Result<(), Respo
     Ok(())
 }
 
+/// Makes the answer that opens a WebSocket on a stream fit for the guest (RFC 8441 section 5); `read` as in [`switch`].
+pub(crate) fn open(head: &mut response::Parts, read: bool) -> Result<(), ResponseFault> {
+    rewrite(head, false)?;
+    if read && head.headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
+        return Err(ResponseFault::Extended);
+    }
+    head.headers.remove(header::CONTENT_LENGTH);
+    Ok(())
+}
+
 /// Takes values out of the fields.
 pub(crate) fn scrub(head: &mut response::Parts, scrubber: &mut ResponseScrubber) {
     scrub_fields(&mut head.headers, |name, value| {

@@ -72,6 +72,33 @@ impl Sender for Server {
     }
 }
 
+/// One direction of a connection, whoever sends it.
+pub(crate) trait Frames: Send {
+    /// Takes bytes; appends what is to be sent on to `out`.
+    fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Fault>;
+    /// Whether the connection may end here.
+    fn is_between_frames(&self) -> bool;
+    fn take_notes(&mut self) -> Vec<Note>;
+}
+
+impl<S> Frames for Messages<S>
+where
+    S: Sender + Send,
+    S::Rewriter: Send,
+{
+    fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+        self.push(bytes, out)
+    }
+
+    fn is_between_frames(&self) -> bool {
+        self.is_between_frames()
+    }
+
+    fn take_notes(&mut self) -> Vec<Note> {
+        self.take_notes()
+    }
+}
+
 /// One direction of a connection.
 pub(crate) struct Messages<S: Sender> {
     sender: S,

@@ -60,14 +60,44 @@ pub async fn origin(bench: &Bench) -> RawOrigin {
 }
 
 pub async fn ends(bench: &Bench, host: &str) -> Ends {
-    let origin = origin(bench).await;
+    let speaking = ::h2::server::Builder::new();
+    ends_at(bench, host, origin(bench).await, speaking).await
+}
+
+/// As [`ends`], with an origin that takes WebSockets on streams (RFC 8441).
+pub async fn socket_ends(bench: &Bench, host: &str) -> Ends {
+    socket_ends_at(bench, host, origin(bench).await).await
+}
+
+pub async fn socket_ends_at(bench: &Bench, host: &str, origin: RawOrigin) -> Ends {
+    let mut speaking = ::h2::server::Builder::new();
+    speaking.enable_connect_protocol();
+    let mut ends = ends_at(bench, host, origin, speaking).await;
+    // By then the settings have come.
+    let request = Request::get(format!("https://{host}/")).body(()).unwrap();
+    let (answer, _) = ends.send(request, true).await;
+    let (_, mut respond) = ends.taken().await;
+    respond.send_response(Response::new(()), true).unwrap();
+    within(answer).await.unwrap();
+    while !ends.guest.is_extended_connect_protocol_enabled() {
+        within(tokio::task::yield_now()).await;
+    }
+    ends
+}
+
+async fn ends_at(
+    bench: &Bench,
+    host: &str,
+    origin: RawOrigin,
+    speaking: ::h2::server::Builder,
+) -> Ends {
     let guest = offer(bench, origin.address(), host, &[b"h2", b"http/1.1"]);
     let (guest, server) = tokio::join!(guest, origin.accept());
     let guest = guest.unwrap();
     assert_eq!(guest.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let (requests, taken) = mpsc::unbounded_channel();
     let (closing, closed) = tokio::sync::oneshot::channel();
-    tokio::spawn(drive_origin(server, requests, closed));
+    tokio::spawn(drive_origin(server, speaking, requests, closed));
     let (guest, connection) = within(::h2::client::handshake(guest)).await.unwrap();
     Ends {
         guest,
@@ -79,10 +109,11 @@ pub async fn ends(bench: &Bench, host: &str) -> Ends {
 
 async fn drive_origin<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
+    speaking: ::h2::server::Builder,
     requests: mpsc::UnboundedSender<Taken>,
     mut closed: tokio::sync::oneshot::Receiver<()>,
 ) {
-    let Ok(mut connection) = ::h2::server::handshake(stream).await else {
+    let Ok(mut connection) = speaking.handshake(stream).await else {
         return;
     };
     let mut open = true;

@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub mod codings;
+pub mod frames;
 pub mod h2;
 pub mod hello;
 pub mod memory;
