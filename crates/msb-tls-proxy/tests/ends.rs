@@ -67,7 +67,7 @@ async fn an_http2_connection_ends_with_its_guest_and_waits_for_nothing() {
     });
     let (mut requests, connection) = ::h2::client::handshake(ends.guest).await.unwrap();
     let connection = tokio::spawn(connection);
-    let (answer, _) = requests.send_request(common::h2::get("/"), true).unwrap();
+    let (answer, _) = requests.send_request(get("/"), true).unwrap();
     within(answer).await.unwrap();
     let start = tokio::time::Instant::now();
     connection.abort();

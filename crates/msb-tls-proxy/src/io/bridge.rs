@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use super::client::Client;
 use super::exchange::{AnswerBody, Switched, answer, exchange};
 use super::incoming::Incoming as Body;
+use super::interim::{Informed, Waiting};
 use super::proxy::destination_of;
 use super::stop::Stop;
 use super::stream::{Checked, Prefixed};
@@ -143,8 +144,11 @@ where
         let guest = Checked::new(guest, limits.head_len, |reason: &str| {
             report_framing(&session, reason);
         });
-        let service = service_fn(|request: Request<Incoming>| {
+        let waiting = Waiting::default();
+        let guest = Informed::new(guest, waiting.clone());
+        let service = service_fn(|mut request: Request<Incoming>| {
             let (session, client) = (Arc::clone(&session), Arc::clone(&client));
+            request.extensions_mut().insert(waiting.interim());
             // Boxed, so that a connection between two requests has no room for one.
             Box::pin(exchange(session, client, request.map(Body::Http1)))
         });
@@ -178,7 +182,7 @@ where
         match switched {
             Some(switched) => {
                 let Parts { io, read_buf, .. } = guest.into_parts();
-                let Some(stream) = io.into_inner().into_inner() else {
+                let Some(stream) = io.into_inner().into_inner().into_inner() else {
                     // What came behind the request was no HTTP, and it was told so before the switch.
                     return;
                 };

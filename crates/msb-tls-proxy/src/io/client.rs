@@ -5,6 +5,7 @@ use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,6 +16,7 @@ use super::body::RequestBody;
 use super::http2::pipe::Pipe;
 use super::http2::tasks::Spawner;
 use super::incoming::Incoming;
+use super::interim::Informing;
 
 /// Sends requests to the server.
 pub(crate) struct Client {
@@ -123,7 +125,8 @@ impl Client {
         tasks: &Spawner,
         request: Request<Box<RequestBody>>,
     ) -> Result<Response<Incoming>, NoAnswer> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let informing = head.extensions.remove::<Informing>();
         let end = body.is_end_stream();
         let ready = poll_fn(|context| requests.poll_ready(context)).await;
         let opened = ready.and_then(|()| requests.send_request(Request::from_parts(head, ()), end));
@@ -133,14 +136,21 @@ impl Client {
         let mut sending = None;
         if !end {
             let mut pipe = Pipe::new(body, stream);
-            let begun =
-                poll_fn(|context| std::task::Poll::Ready(Pin::new(&mut pipe).poll(context)));
+            let begun = poll_fn(|context| Poll::Ready(Pin::new(&mut pipe).poll(context)));
             if begun.await.is_pending() {
                 sending = Some(tasks.spawn(pipe));
             }
         }
-        let answer = poll_fn(|context| Pin::new(&mut answer).poll(context)).await;
-        match answer {
+        let answer = poll_fn(|context| {
+            // What it ended with instead is told by the answer.
+            while let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(context) {
+                if let Some(informing) = &informing {
+                    informing.pass(interim.status(), interim.headers());
+                }
+            }
+            Pin::new(&mut answer).poll(context)
+        });
+        match answer.await {
             Ok(answer) => {
                 self.answered.store(true, Ordering::Relaxed);
                 // The body goes on: the answer may well come before its end.

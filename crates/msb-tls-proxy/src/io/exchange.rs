@@ -22,6 +22,7 @@ use super::bridge::{Session, lock};
 use super::client::{Client, NoAnswer, Unserved};
 use super::expect::Continue;
 use super::incoming::Incoming;
+use super::interim::{Informing, Interim};
 use crate::Event;
 use crate::event::one_line;
 use crate::session::body::{self, Fault, Treatment};
@@ -48,6 +49,9 @@ pub(crate) async fn exchange(
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Unserved> {
     let (mut head, incoming) = request.into_parts();
+    let interim = head.extensions.remove::<Interim>();
+    // Who speaks HTTP/1.0 does not know of informational answers (RFC 9110 section 15.2).
+    let interim = interim.filter(|_| head.version != Version::HTTP_10);
     let session = session.for_request(&head);
     let mut context = RequestContext::new(session, head.method.clone(), None);
     if head.headers.len() > context.session.limits.header_count {
@@ -98,7 +102,11 @@ pub(crate) async fn exchange(
         Err(Unsent::Stopped) => return pending().await,
     };
     let mut request = Request::from_parts(head, body);
-    continued.watch(&mut request);
+    let informing = interim.map(|interim| {
+        let scrubber = scrubber.is_some().then(|| secrets.response());
+        Informing::new(interim, scrubber, Arc::clone(&context))
+    });
+    continued.watch(&mut request, informing);
     if websocket.is_some() {
         // Before the answer: the end of its connection must not be taken for the end of the guest's.
         context.session.switch.asked.store(true, Ordering::Relaxed);

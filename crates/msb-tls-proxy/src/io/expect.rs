@@ -12,6 +12,8 @@ use std::time::Duration;
 use http::{Request, StatusCode};
 use tokio::sync::Notify;
 
+use super::interim::Informing;
+
 /// A wait before the first byte of a body is asked for; true if it may be asked for.
 pub(crate) type Gate = Pin<Box<dyn Future<Output = bool> + Send>>;
 
@@ -65,14 +67,24 @@ impl Continue {
         }))
     }
 
-    /// Listens for the server's 100.
-    pub(crate) fn watch<B>(&self, request: &mut Request<B>) {
-        let Some(waiting) = self.0.clone() else {
+    /// Listens for the server's 100, and has all others passed on.
+    pub(crate) fn watch<B>(&self, request: &mut Request<B>, informing: Option<Informing>) {
+        let waiting = self.0.clone();
+        if let Some(informing) = informing.clone() {
+            // For HTTP/2.
+            request.extensions_mut().insert(informing);
+        }
+        if waiting.is_none() && informing.is_none() {
             return;
-        };
+        }
         hyper::ext::on_informational(request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
+            if let Some(waiting) = &waiting
+                && response.status() == StatusCode::CONTINUE
+            {
                 waiting.say(Word::Continue);
+            }
+            if let Some(informing) = &informing {
+                informing.pass(response.status(), response.headers());
             }
         });
     }

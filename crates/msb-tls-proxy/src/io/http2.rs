@@ -7,7 +7,7 @@ mod upstream;
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
@@ -19,10 +19,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::bridge::{FAREWELL, Session};
+use super::bridge::{FAREWELL, Session, lock};
 use super::client::Client;
 use super::exchange::{AnswerBody, answer, exchange};
 use super::incoming::Incoming;
+use super::interim::Interim;
 use super::stream::Prefixed;
 use crate::Limits;
 use crate::session::protocol::Protocol;
@@ -178,34 +179,44 @@ async fn serve(
     session: Arc<Session>,
     client: Arc<Client>,
     request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    respond: SendResponse<Bytes>,
 ) {
-    let mut exchange = Box::pin(exchange(session, client, request.map(Incoming::Http2)));
+    let respond = Arc::new(Mutex::new(respond));
+    let mut request = request.map(Incoming::Http2);
+    let informed = Arc::clone(&respond);
+    request
+        .extensions_mut()
+        .insert(Interim::new(move |interim| {
+            // It fails only where the answer has been sent, or the stream has ended.
+            let _ = lock(&informed).send_informational(interim);
+        }));
+    let mut exchange = Box::pin(exchange(session, client, request));
     let answer = poll_fn(|context| match exchange.as_mut().poll(context) {
         Poll::Ready(answer) => Poll::Ready(Some(answer)),
-        Poll::Pending => respond.poll_reset(context).map(|_| None),
+        Poll::Pending => lock(&respond).poll_reset(context).map(|_| None),
     });
     let answer = answer.await;
     drop(exchange);
     match answer {
         // The guest has reset the stream, and by being dropped the server's is as well.
         None => {}
-        Some(Err(unserved)) => respond.send_reset(unserved.reason()),
-        Some(Ok(answer)) => send(answer, &mut respond).await,
+        Some(Err(unserved)) => lock(&respond).send_reset(unserved.reason()),
+        Some(Ok(answer)) => send(answer, &respond).await,
     }
 }
 
-async fn send(answer: Response<AnswerBody>, respond: &mut SendResponse<Bytes>) {
+async fn send(answer: Response<AnswerBody>, respond: &Mutex<SendResponse<Bytes>>) {
     let (mut head, body) = answer.into_parts();
     let end = body.is_end_stream();
     if let Some(len) = body.size_hint().exact().filter(|_| !end) {
         let len = len.into();
         head.headers.entry(header::CONTENT_LENGTH).or_insert(len);
     }
-    match respond.send_response(Response::from_parts(head, ()), end) {
+    let sent = lock(respond).send_response(Response::from_parts(head, ()), end);
+    match sent {
         Ok(stream) if !end => Pipe::new(body, stream).await,
         Ok(_) => {}
-        Err(_) => respond.send_reset(Reason::INTERNAL_ERROR),
+        Err(_) => lock(respond).send_reset(Reason::INTERNAL_ERROR),
     }
 }
 
@@ -218,9 +229,9 @@ where
     let served = async {
         let mut guest = server(limits).handshake::<_, Bytes>(guest).await?;
         while let Some(request) = guest.accept().await {
-            let (_, mut respond) = request?;
+            let (_, respond) = request?;
             let answer = answer(Protocol::Http2, status, reason.to_owned());
-            let sent = async move { send(answer, &mut respond).await };
+            let sent = async move { send(answer, &Mutex::new(respond)).await };
             tasks.spawner().spawn(sent).detach();
         }
         Ok::<_, h2::Error>(())

@@ -10,6 +10,7 @@ pub(crate) mod guard;
 pub(crate) mod guest;
 pub(crate) mod http2;
 pub(crate) mod incoming;
+pub(crate) mod interim;
 mod inward;
 pub(crate) mod plain;
 pub(crate) mod proxy;

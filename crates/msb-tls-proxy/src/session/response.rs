@@ -82,6 +82,16 @@ pub(crate) fn open(head: &mut response::Parts, read: bool) -> Result<(), Respons
     Ok(())
 }
 
+/// Makes an informational answer fit for the guest, as [`rewrite`] does others. It has no body, so nothing may say that
+/// it has one (RFC 9110 section 15.2).
+pub(crate) fn inform(head: &mut response::Parts) {
+    for name in hop_by_hop(&head.headers).names {
+        head.headers.remove(name);
+    }
+    head.headers.remove(header::ALT_SVC);
+    head.headers.remove(header::CONTENT_LENGTH);
+}
+
 /// Takes values out of the fields.
 pub(crate) fn scrub(head: &mut response::Parts, scrubber: &mut ResponseScrubber) {
     scrub_fields(&mut head.headers, |name, value| {
