@@ -311,8 +311,16 @@ async fn offers_of_other_protocols_do_not_reach_the_guest() {
 
 #[tokio::test]
 async fn other_upgrades_and_connect_are_not_implemented() {
+    let asking = |upgrade: &str| {
+        format!(
+            "POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n"
+        )
+    };
     for head in [
-        format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: irc\r\n\r\n"),
+        asking("irc"),
+        asking("tcp"),
+        asking("SPDY/3.1"),
+        asking("h2c, tcp"),
         format!("CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n"),
     ] {
         let bench = Bench::new();
@@ -324,6 +332,33 @@ async fn other_upgrades_and_connect_are_not_implemented() {
         );
         assert!(answer.contains("supported"), "{answer}");
         assert_eq!(origin.received(), b"");
+    }
+}
+
+/// RFC 9110 section 7.8: who offers these goes on without them.
+#[tokio::test]
+async fn offers_to_switch_that_a_server_may_ignore_are_ignored() {
+    for (version, fields) in [
+        (
+            "1.1",
+            "Connection: close, Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAA\r\n",
+        ),
+        (
+            "1.1",
+            "Connection: close, upgrade\r\nUpgrade: TLS/1.2, HTTP/2.0\r\n",
+        ),
+        ("1.1", "Connection: close\r\nUpgrade: irc\r\n"),
+        ("1.0", "Connection: Upgrade\r\nUpgrade: irc\r\n"),
+        ("1.0", "Connection: Upgrade\r\nUpgrade: websocket\r\n"),
+    ] {
+        let bench = Bench::new();
+        let origin = recording(&bench).await;
+        let request = format!("GET / HTTP/{version}\r\nHost: {HOST}\r\n{fields}\r\n");
+        let answer = bench.exchange(origin.address(), HOST, &request).await;
+        assert!(answer.contains(" 200 OK\r\n"), "{answer}");
+        let received = String::from_utf8(origin.received()).unwrap().to_lowercase();
+        assert!(!received.contains("upgrade"), "{received}");
+        assert!(!received.contains("http2-settings"), "{received}");
     }
 }
 

@@ -98,7 +98,7 @@ pub(crate) fn rewrite(
     let authority = authority(head, &scheme)?;
     let path = told(head.uri.path());
     let expects_continue = expects_continue(head)?;
-    let upgrade = upgrade(&head.headers);
+    let upgrade = upgrade(head);
     remove_hops(head)?;
 
     let mut rewriter = secrets.request(connection, &authority);
@@ -272,19 +272,30 @@ fn expects_continue(head: &request::Parts) -> Result<bool, Refused> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Upgrade {
-    /// None, or to HTTP/2 or TLS, which a server may ignore (RFC 9110 section 7.8).
+    /// None, or one that a client goes on without (RFC 9110 section 7.8).
     Ignorable,
     WebSocket,
     Other,
 }
 
-fn upgrade(headers: &HeaderMap) -> Upgrade {
+/// What the guest offers to switch to. Other versions of HTTP, and TLS, are offers of clients that go on without as well
+/// (curl and Java send `h2c` with every first request); who offers anything else needs it, and is told.
+fn upgrade(head: &request::Parts) -> Upgrade {
+    let headers = &head.headers;
+    let mut options = tokens(headers, &header::CONNECTION);
+    // RFC 9110 section 7.8: else it is not for this hop, or means nothing.
+    if head.version != Version::HTTP_11
+        || !options.any(|option| option.eq_ignore_ascii_case(b"upgrade"))
+    {
+        return Upgrade::Ignorable;
+    }
     let mut wanted = Upgrade::Ignorable;
     for token in tokens(headers, &header::UPGRADE) {
-        let ignorable = token.eq_ignore_ascii_case(b"h2c")
-            || token
-                .get(..5)
-                .is_some_and(|start| start.eq_ignore_ascii_case(b"tls/1"));
+        let begins = |with: &[u8]| {
+            let start = token.get(..with.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(with))
+        };
+        let ignorable = token.eq_ignore_ascii_case(b"h2c") || begins(b"http/") || begins(b"tls/");
         wanted = match wanted {
             _ if ignorable => wanted,
             Upgrade::Ignorable if token.eq_ignore_ascii_case(b"websocket") => Upgrade::WebSocket,
