@@ -217,7 +217,7 @@ where
         .await;
 }
 
-fn server(limits: &Limits) -> hyper::server::conn::http1::Builder {
+pub(crate) fn server(limits: &Limits) -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -235,7 +235,7 @@ fn server(limits: &Limits) -> hyper::server::conn::http1::Builder {
 }
 
 /// An error and its causes in one line.
-fn describe(error: &hyper::Error) -> String {
+pub(crate) fn describe(error: &hyper::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -249,7 +249,7 @@ pub(crate) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn report_framing(session: &Session, reason: &str) {
+pub(crate) fn report_framing(session: &Session, reason: &str) {
     (session.events)(Event::RequestRefused {
         host: session.host().clone(),
         status: StatusCode::BAD_REQUEST.as_u16(),

@@ -3,8 +3,8 @@
 use std::error::Error as StdError;
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use http_body::Body as _;
 use hyper::client::conn::http1;
 
 use super::body::RequestBody;
+use super::bridge::lock;
 use super::http2::pipe::Pipe;
 use super::http2::tasks::Spawner;
 use super::incoming::Incoming;
@@ -81,6 +82,14 @@ impl Client {
         }
     }
 
+    /// Whether requests may still be sent.
+    pub(crate) fn is_open(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => !lock(sender).is_closed(),
+            Sender::Http2 { .. } => true,
+        }
+    }
+
     /// Whether an answer has come.
     pub(crate) fn has_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
@@ -97,10 +106,9 @@ impl Client {
     ) -> Result<Response<Incoming>, NoAnswer> {
         match &self.sender {
             Sender::Http1(sender) => {
-                let lock = || sender.lock().unwrap_or_else(PoisonError::into_inner);
                 let answer = async {
-                    poll_fn(|context| lock().poll_ready(context)).await?;
-                    let answer = lock().send_request(request);
+                    poll_fn(|context| lock(sender).poll_ready(context)).await?;
+                    let answer = lock(sender).send_request(request);
                     answer.await
                 };
                 let answer = answer.await;

@@ -139,7 +139,7 @@ fn agree(dialled: &Host, named: Option<HostName>) -> Result<Host, HelloFailure> 
 }
 
 /// A name that came from the client together with an address is not one that the host resolved.
-fn evidence<U>(dialled: &Dialled<U>) -> Destination {
+pub(super) fn evidence<U>(dialled: &Dialled<U>) -> Destination {
     match &dialled.host {
         Host::Name(name) => Destination::DialledByName(name.clone()),
         Host::Ip(_) => Destination::Unpinned(dialled.address.ip()),

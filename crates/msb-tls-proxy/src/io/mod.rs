@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod dial;
 pub(crate) mod exchange;
 pub(crate) mod expect;
+pub(crate) mod forward;
 pub(crate) mod guard;
 pub(crate) mod guest;
 pub(crate) mod http2;

@@ -162,6 +162,25 @@ impl TlsProxy {
     }
 }
 
+impl TlsProxy {
+    /// Serves a client that sends its requests for `http` URLs to a proxy as they are, without a tunnel
+    /// (RFC 9112 section 3.2.2), to the end of its connection. Each goes to the server that its target names, as
+    /// `dial` reaches it; what each may carry is decided as for any plaintext request.
+    pub async fn serve_forward<G, U, D>(
+        &self,
+        client: Client<G>,
+        dial: impl Fn(Host, u16) -> D + Send + Sync,
+    ) where
+        G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        D: Future<Output = Result<Dialled<U>, DialError>> + Send,
+    {
+        let reset = Arc::clone(&client.reset);
+        let serve = Box::pin(Arc::clone(&self.0).serve_forward(client, dial));
+        guarded(reset, serve).await;
+    }
+}
+
 impl fmt::Debug for TlsProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsProxy")
@@ -340,7 +359,7 @@ impl Inner {
         None
     }
 
-    fn session(
+    pub(super) fn session(
         self: Arc<Self>,
         connection: InterceptedConnection,
         stop: Arc<Stop>,

@@ -278,6 +278,11 @@ enum Upgrade {
     Other,
 }
 
+/// Whether the request asks for a WebSocket.
+pub(crate) fn asks_for_websocket(head: &request::Parts) -> bool {
+    upgrade(head) == Upgrade::WebSocket
+}
+
 /// What the guest offers to switch to. Other versions of HTTP, and TLS, are offers of clients that go on without as well
 /// (curl and Java send `h2c` with every first request); who offers anything else needs it, and is told.
 fn upgrade(head: &request::Parts) -> Upgrade {

@@ -1,6 +1,7 @@
 //! What the proxy decides, without doing I/O: bytes, heads and facts in, decisions out.
 
 pub(crate) mod body;
+pub(crate) mod forward;
 pub(crate) mod framing;
 pub(crate) mod head;
 pub(crate) mod hello;
