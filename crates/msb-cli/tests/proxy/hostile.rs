@@ -93,7 +93,7 @@ async fn requests_that_are_no_tunnels_are_answered_and_told_why() {
     let proxy = rig.proxy("connect", origin.address(), "").await;
     for (request, status) in [
         (
-            format!("GET http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n"),
+            format!("GET https://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n"),
             "501 Not Implemented",
         ),
         (

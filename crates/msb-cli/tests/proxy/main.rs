@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod flags;
+mod forward;
 mod hostile;
 mod life;
 mod rig;

@@ -1,4 +1,4 @@
-//! The head of a request for a tunnel. Pure: bytes in, an answer out.
+//! The head of a client's first request: one for a tunnel, or for an `http` URL. Pure: bytes in, an answer out.
 
 use http::StatusCode;
 use msb_name::{Authority, Host};
@@ -17,6 +17,8 @@ pub(crate) enum Head {
     Incomplete,
     /// A request for a tunnel to `host` and `port`; its head has `len` bytes.
     Tunnel { host: Host, port: u16, len: usize },
+    /// The beginning of a request for an `http` URL, which is served without a tunnel.
+    Forward,
     /// A request that is answered with `status`.
     Refused { status: StatusCode, reason: String },
     /// No HTTP, so there is nothing to answer.
@@ -32,7 +34,14 @@ pub(crate) fn parse(bytes: &[u8]) -> Head {
     }
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
-    let len = match request.parse(bytes) {
+    let parsed = request.parse(bytes);
+    if request.method.is_some_and(|method| method != "CONNECT")
+        && request.path.is_some_and(is_http_url)
+    {
+        // Whatever else is to be said of it is for who serves such requests.
+        return Head::Forward;
+    }
+    let len = match parsed {
         Ok(httparse::Status::Complete(len)) => len,
         Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD_LEN => return Head::Incomplete,
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
@@ -57,6 +66,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Head {
     }
 }
 
+fn is_http_url(target: &str) -> bool {
+    let scheme = target.get(..7);
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
+}
+
 fn refused(status: StatusCode, reason: impl Into<String>) -> Head {
     Head::Refused {
         status,
@@ -70,7 +84,7 @@ fn check(
 ) -> Result<(Host, u16), (StatusCode, String)> {
     let bad = |reason: &str| Err((StatusCode::BAD_REQUEST, reason.to_owned()));
     if request.method != Some("CONNECT") {
-        let reason = "only CONNECT is carried, that is https; plain http through the proxy is not";
+        let reason = "only CONNECT and http:// URLs are carried";
         return Err((StatusCode::NOT_IMPLEMENTED, reason.to_owned()));
     }
     if (1..head.len()).any(|at| head[at] == b'\n' && head[at - 1] != b'\r') {
@@ -106,6 +120,7 @@ mod tests {
         match head {
             Head::Incomplete => "incomplete".to_owned(),
             Head::Tunnel { host, port, len } => format!("{host} {port} {len}"),
+            Head::Forward => "forward".to_owned(),
             Head::Refused { status, reason } => format!("{} {reason}", status.as_u16()),
             Head::NotHttp { reason } => format!("not HTTP: {reason}"),
         }
@@ -166,7 +181,7 @@ mod tests {
     #[test]
     fn other_requests_are_refused_and_told_why() {
         check(
-            "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n",
+            "GET https://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n",
             "501 only CONNECT",
         );
         check("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", "501 only CONNECT");
@@ -185,6 +200,20 @@ mod tests {
             "400 ",
         );
         check("CONNECT a.test:443 HTTP/2.0\r\n\r\n", "400 ");
+    }
+
+    #[test]
+    fn requests_for_http_urls_are_known_by_their_first_line() {
+        for line in [
+            "GET http://a.test/ HTTP/1.1\r\n",
+            "POST HTTP://a.test:8080/x HTTP/1.0\r\n",
+            "PROPFIND http://a.test HTTP/1.1\r\nFaulty field\r\n",
+        ] {
+            check(line, "forward");
+            check(&format!("{line}Host: a.test\r\n\r\n"), "forward");
+        }
+        check("GET http://a.test/", "incomplete");
+        check("CONNECT http://a.test/ HTTP/1.1\r\n\r\n", "400 ");
     }
 
     #[test]

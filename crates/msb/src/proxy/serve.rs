@@ -195,33 +195,36 @@ impl Server {
         broken: Arc<Broken>,
     ) -> Result<Dialled<Socket<impl Fn() -> bool + Unpin + use<>>>, DialError> {
         let name = name.ok_or_else(|| DialError::Failed("no server is named".to_owned()))?;
-        let host = Host::Name(name);
-        match self.dialler.dial(&host, self.upstream_port).await {
+        self.dial(Host::Name(name), self.upstream_port, broken)
+            .await
+    }
+
+    /// Dials a server, and tells where that fails.
+    async fn dial(
+        &self,
+        host: Host,
+        port: u16,
+        broken: Arc<Broken>,
+    ) -> Result<Dialled<Socket<impl Fn() -> bool + Unpin + use<>>>, DialError> {
+        match self.dialler.dial(&host, port).await {
             Ok((stream, address)) => Ok(Dialled {
                 upstream: self.socket(stream, &broken),
                 address,
                 host,
             }),
             Err(Failure::Denied(reason)) => {
-                self.tell(ProxyEvent::Denied {
-                    host,
-                    port: self.upstream_port,
-                    reason: reason.clone(),
-                });
-                Err(DialError::Denied(reason))
+                let told = reason.clone();
+                self.tell(ProxyEvent::Denied { host, port, reason });
+                Err(DialError::Denied(told))
             }
             Err(Failure::Unreachable(reason) | Failure::TimedOut(reason)) => {
-                self.tell(ProxyEvent::DialFailed {
-                    host,
-                    port: self.upstream_port,
-                    reason: reason.clone(),
-                });
-                Err(DialError::Failed(reason))
+                let told = reason.clone();
+                self.tell(ProxyEvent::DialFailed { host, port, reason });
+                Err(DialError::Failed(told))
             }
         }
     }
 
-    /// Serves a client that asks for a tunnel.
     /// The tunnel that a client asks for, unless it was refused or has been served: then `None`.
     async fn tunnel<F>(
         &self,
@@ -246,6 +249,16 @@ impl Server {
         };
         let (host, port) = match asked {
             Head::Tunnel { host, port, .. } => (host, port),
+            Head::Forward => {
+                let client = Client {
+                    guest: socket,
+                    reset: Arc::clone(&broken) as Arc<dyn Reset>,
+                    destination,
+                };
+                let dial = |host, port| self.dial(host, port, Arc::clone(&broken));
+                self.tls.serve_forward(client, dial).await;
+                return None;
+            }
             Head::Refused { status, reason } => {
                 self.turn_away(socket, None, status, reason).await;
                 return None;
@@ -384,6 +397,10 @@ async fn read_head<F: Fn() -> bool + Unpin>(socket: &mut Socket<F>) -> io::Resul
             Head::Tunnel { host, port, len } => {
                 socket.unread(read.split_off(len).freeze());
                 return Ok(Head::Tunnel { host, port, len });
+            }
+            Head::Forward => {
+                socket.unread(read.freeze());
+                return Ok(Head::Forward);
             }
             head => return Ok(head),
         }
