@@ -148,7 +148,7 @@ pub(crate) struct ProxyArgs {
 /// How connections come to the proxy.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum Mode {
-    /// Clients ask for tunnels with HTTP CONNECT, as HTTPS_PROXY makes them do.
+    /// Clients ask for tunnels with HTTP CONNECT, as HTTPS_PROXY makes them do, or for http:// URLs, as http_proxy does.
     Connect,
     /// TLS connections are led here by a firewall, a name server or a hosts file; the server is the one that the
     /// ClientHello names.

@@ -13,11 +13,13 @@
 //!
 //! # Limits
 //!
-//! WebSocket is carried on HTTP/1.1 only: on HTTP/2 it is not offered (RFC 8441), so clients open a connection of
-//! their own for it. A request for another upgrade, or a CONNECT, is answered 501. There is one upstream connection
+//! WebSocket is carried on HTTP/1.1, and on HTTP/2 where the server takes it there (RFC 8441). Offers to switch to another
+//! version of HTTP or to TLS are removed, as who makes them goes on without; a request for any other upgrade, or a CONNECT,
+//! is answered 501: nobody could read what follows. There is one upstream connection
 //! for each guest connection, and both speak the same protocol: a guest that insists on HTTP/2 where
 //! the server does not speak it gets a TLS alert. A guest is not told `100 Continue` in HTTP/2, and
-//! its server does not see that it waits; informational answers other than that one are not passed on.
+//! its server does not see that it waits. Other informational answers (103, 102) are passed on, up to 16 for a request; in
+//! HTTP/1.1 one may get lost that comes while the answer before is still being written.
 //!
 //! A violation on one HTTP/2 stream ends the whole connection: the guest sees a reset in either protocol.
 //!
