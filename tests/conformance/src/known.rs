@@ -2,14 +2,12 @@
 
 use crate::case::{Case, Protocol};
 
-const EXTENDED_CONNECT: &str = "WebSocket over HTTP/2 is not carried yet";
 const TWICE: &str = "values are looked for in answers raw and escaped once";
 
 /// Why `case` is known to fail.
 pub(crate) fn failure(case: &Case) -> Option<&'static str> {
     let claim = case.claim.as_str();
     match case.protocol {
-        Protocol::WebSocketH2 => Some(EXTENDED_CONNECT),
         Protocol::H1 | Protocol::H2 if claim.contains("twice escaped") => Some(TWICE),
         _ => None,
     }
