@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -29,6 +29,14 @@ pub enum CertificateKind {
     ForgedIssuer,
     /// Signed by itself.
     SelfSigned,
+    /// Signed by an authority that the root allows other names only.
+    OutsideConstraints,
+    /// Signed with a server's certificate, which the root signed.
+    IssuedByServer,
+    /// For clients, as its extended key usage says.
+    ForClients,
+    /// Naming its host in the common name alone.
+    CommonNameOnly,
 }
 
 /// A root certificate authority that only a test was given.
@@ -102,19 +110,53 @@ impl TestRoot {
             CertificateKind::NotYetValid => (1, 10),
             _ => (-10, 10),
         };
-        let mut params = params(names, "msb test origin", from_day, to_day);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let (names, common_name) = match (kind, names) {
+            (CertificateKind::CommonNameOnly, [name, ..]) => (&[][..], *name),
+            _ => (names, "msb test origin"),
+        };
+        let mut params = params(names, common_name, from_day, to_day);
+        params.extended_key_usages = vec![match kind {
+            CertificateKind::ForClients => ExtendedKeyUsagePurpose::ClientAuth,
+            _ => ExtendedKeyUsagePurpose::ServerAuth,
+        }];
         params.use_authority_key_identifier_extension = true;
+        let mut chain = Vec::new();
         let certificate = match kind {
             CertificateKind::SelfSigned => params.self_signed(&key),
             CertificateKind::ForgedIssuer => params.signed_by(&key, &Self::new().issuer),
             CertificateKind::UnknownIssuer => {
                 params.signed_by(&key, &Self::named("another root").issuer)
             }
+            CertificateKind::OutsideConstraints | CertificateKind::IssuedByServer => {
+                let (between, issuer) = self.between(kind);
+                chain.push(between);
+                params.signed_by(&key, &issuer)
+            }
             _ => params.signed_by(&key, &self.issuer),
         };
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        (vec![certificate.unwrap().into()], key)
+        chain.insert(0, certificate.unwrap().into());
+        (chain, PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    }
+
+    /// What stands between the root and a certificate of `kind`.
+    fn between(
+        &self,
+        kind: CertificateKind,
+    ) -> (CertificateDer<'static>, Issuer<'static, KeyPair>) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = params(&["between.test"], "msb test issuer", -10, 10);
+        if kind == CertificateKind::OutsideConstraints {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            params.name_constraints = Some(NameConstraints {
+                permitted_subtrees: vec![GeneralSubtree::DnsName("inside.test".to_owned())],
+                excluded_subtrees: Vec::new(),
+            });
+        } else {
+            params.is_ca = IsCa::ExplicitNoCa;
+        }
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.into(), Issuer::new(params, key))
     }
 
     /// As [`server`](Self::server) with a good certificate, for clients that present a certificate

@@ -283,8 +283,28 @@ fn describe_certificate(host: &Host, fault: &CertificateError) -> String {
             format!("the certificate of {host} is signed by an unknown authority")
         }
         CertificateError::BadSignature => {
-            format!("the certificate of {host} is not signed by the authority it names")
+            format!(
+                "the certificate of {host} is not signed by the authority it names, or by too weak a key"
+            )
         }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            format!("the certificate of {host} is not for servers")
+        }
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. } => {
+            format!("the certificate of {host} is signed in a way that is too weak, or not known")
+        }
+        // The library keeps its own kinds to itself, but for their names.
+        CertificateError::Other(other) => match other.to_string().as_str() {
+            "NameConstraintViolation" => {
+                format!("the certificate of {host} has names that its authority may not certify")
+            }
+            "EndEntityUsedAsCa" => {
+                format!(
+                    "the certificate of {host} is signed by a certificate that is no authority's"
+                )
+            }
+            other => format!("the certificate of {host} is not acceptable: {other}"),
+        },
         other => format!("the certificate of {host} is not acceptable: {other}"),
     };
     crate::event::one_line(&reason)
