@@ -139,3 +139,96 @@ async fn end(mut server: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
         let _ = std::future::poll_fn(|context| server.poll_closed(context)).await;
     }
 }
+
+/// On a clock that stands still, so that the limit costs nothing.
+#[tokio::test(start_paused = true)]
+async fn an_idle_http1_connection_is_ended_before_and_after_a_request() {
+    let bench = Bench::new();
+    let limit = msb_tls_proxy::Limits::default().idle_timeout;
+    let server = bench.root.server(&[HOST], CertificateKind::Good);
+    let guest = msb_testkit::client_config(bench.proxy.ca().cert_der(), &[b"http/1.1"]);
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    // Nothing at all; the beginning of a head; a request that was answered.
+    for (sent, whole) in [("", false), (&request[..20], false), (&request, true)] {
+        let (guest, server) = (guest.clone(), server.clone());
+        let mut ends = bench.tls_in_memory(HOST, guest, server).await;
+        ends.guest.write_all(sent.as_bytes()).await.unwrap();
+        if whole {
+            // A server may take as long as it likes: that is not idle.
+            read_until(&mut ends.server, "\r\n\r\n").await;
+            tokio::time::advance(2 * limit).await;
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            ends.server.write_all(answer).await.unwrap();
+            read_until(&mut ends.guest, "ok").await;
+        }
+        let start = tokio::time::Instant::now();
+        let mut rest = Vec::new();
+        let _ = ends.guest.read_to_end(&mut rest).await;
+        let waited = start.elapsed();
+        assert!(waited >= limit && waited < 2 * limit, "{sent}: {waited:?}");
+        ends.proxy.await.unwrap();
+    }
+}
+
+/// What panics is the receiver of events; it stands for a fault anywhere on the connection's way.
+#[tokio::test]
+async fn a_panic_ends_its_own_connection_only() {
+    let bench = Bench::with(|config| {
+        config.events = std::sync::Arc::new(|event| {
+            let text = format!("{event:?}");
+            assert!(!text.contains("/panic"), "as asked for");
+        });
+    });
+    for protocol in [&b"http/1.1"[..], b"h2"] {
+        let server = speaking(
+            &bench.root.server(&[HOST], CertificateKind::Good),
+            &[protocol],
+        );
+        let guest = msb_testkit::client_config(bench.proxy.ca().cert_der(), &[protocol]);
+        let connect = || bench.tls_in_memory(HOST, guest.clone(), server.clone());
+        let (mut neighbour, doomed) = (connect().await, connect().await);
+        check_panic(doomed, protocol == b"h2").await;
+        if protocol == b"h2" {
+            continue;
+        }
+        let request = format!("GET /well HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        neighbour.guest.write_all(request.as_bytes()).await.unwrap();
+        read_until(&mut neighbour.server, "\r\n\r\n").await;
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        neighbour.server.write_all(answer).await.unwrap();
+        read_until(&mut neighbour.guest, "ok").await;
+        common::memory::still_works(&bench, &guest, &server).await;
+    }
+}
+
+/// Provokes a panic on `ends`, and sees them end.
+async fn check_panic(mut ends: common::memory::TlsEnds, http2: bool) {
+    if http2 {
+        let serving = tokio::spawn(async move {
+            let mut connection = ::h2::server::handshake(ends.server).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let _ = respond.send_response(http::Response::new(()), true);
+            }
+        });
+        let (mut requests, connection) = ::h2::client::handshake(ends.guest).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let (answer, _) = requests
+            .send_request(common::h2::get("/panic"), true)
+            .unwrap();
+        within(answer).await.unwrap_err();
+        drop(requests);
+        connection.abort();
+        within(ends.proxy).await.unwrap();
+        within(serving).await.unwrap();
+        return;
+    }
+    let request = format!("GET /panic HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    ends.guest.write_all(request.as_bytes()).await.unwrap();
+    read_until(&mut ends.server, "\r\n\r\n").await;
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    ends.server.write_all(answer).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = within(ends.guest.read_to_end(&mut rest)).await;
+    assert_eq!(rest, b"");
+    within(ends.proxy).await.unwrap();
+}

@@ -13,6 +13,9 @@ pub(crate) enum ResponseFault {
     /// The body is coded in a way that would have to be undone (RFC 9112 section 6.1).
     #[error("the server used a transfer coding other than chunked")]
     TransferCoding,
+    /// The length cannot be read in one way, which matters even where there is no body (RFC 9110 section 8.6).
+    #[error("the server sent a Content-Length that is not one plain number")]
+    Length,
     /// An upgrade that was not asked for.
     #[error("the server switched protocols without being asked")]
     Upgraded,
@@ -39,6 +42,9 @@ pub(crate) fn rewrite(head: &mut response::Parts, closing: bool) -> Result<(), R
         }
         // Transfer-Encoding wins over Content-Length (RFC 9112 section 6.3).
         head.headers.remove(header::CONTENT_LENGTH);
+    }
+    if !has_plain_length(&head.headers) {
+        return Err(ResponseFault::Length);
     }
     let http2 = head.version == Version::HTTP_2;
     let closing = !http2 && (closing || closes(head.version, &head.headers));
@@ -112,6 +118,17 @@ fn scrub_fields(fields: &mut HeaderMap, mut clean: impl FnMut(&str, &[u8]) -> Op
                 .unwrap_or_else(|_| HeaderValue::from_static(""));
         }
     }
+}
+
+/// Whether there is no Content-Length, or one that every reader takes for the same number.
+fn has_plain_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else {
+        return true;
+    };
+    let plain = length.as_bytes().iter().all(u8::is_ascii_digit);
+    let number = length.to_str().ok().and_then(|it| it.parse::<u64>().ok());
+    plain && number.is_some() && lengths.next().is_none()
 }
 
 /// Whether the server will end its connection after this response (RFC 9112 section 9.3).
@@ -210,6 +227,17 @@ mod tests {
             false,
             Ok(&[]),
         );
+    }
+
+    #[test]
+    fn lengths_that_readers_differ_on_are_refused() {
+        let refused = Err(ResponseFault::Length);
+        for length in ["5, 5", "+5", "-5", "0x5", "", "18446744073709551616"] {
+            let fields = &[("content-length", length)];
+            check(Version::HTTP_11, fields, false, refused);
+        }
+        let twice = &[("content-length", "5"), ("content-length", "5")];
+        check(Version::HTTP_11, twice, false, refused);
     }
 
     #[test]
