@@ -47,29 +47,57 @@ impl Values {
     }
 }
 
-/// The value, and how JSON may write what is not ASCII in it (RFC 8259, section 7); the engine knows of bytes only.
+/// The value, and what JSON may make of it (RFC 8259, section 7); the engine knows of bytes, and undoes one escape by
+/// itself. So a value is found twice escaped as well, as in a JSON body that another one quotes.
 fn spellings(value: &str) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
-    let escaped = |upper: bool| {
-        let mut text = Zeroizing::new(Vec::with_capacity(6 * value.len()));
-        for character in value.chars() {
-            if character.is_ascii() {
-                text.push(u8::try_from(character).unwrap_or_default());
-                continue;
-            }
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                let unit = if upper {
-                    format!("\\u{unit:04X}")
-                } else {
-                    format!("\\u{unit:04x}")
-                };
-                text.extend_from_slice(unit.as_bytes());
-            }
-        }
-        text
+    let unicode = if value.is_ascii() {
+        &[None][..]
+    } else {
+        &[None, Some(false), Some(true)]
     };
-    let others = (!value.is_ascii()).then(|| [escaped(false), escaped(true)]);
-    let raw = Zeroizing::new(value.as_bytes().to_vec());
-    [raw].into_iter().chain(others.into_iter().flatten())
+    let has_escapes = value
+        .bytes()
+        .any(|byte| byte < b' ' || matches!(byte, b'"' | b'\\'));
+    let quoted = if has_escapes {
+        &[false, true][..]
+    } else {
+        &[false]
+    };
+    quoted.iter().flat_map(move |&quoted| {
+        unicode
+            .iter()
+            .map(move |&upper| spelled(value, quoted, upper))
+    })
+}
+
+/// `value` with escapes for what JSON strings cannot hold as it is, if `quoted`; with `\u` for what is not ASCII, its
+/// digits in upper or lower case, if `upper` says which.
+fn spelled(value: &str, quoted: bool, upper: Option<bool>) -> Zeroizing<Vec<u8>> {
+    let mut text = Zeroizing::new(Vec::with_capacity(6 * value.len()));
+    for character in value.chars() {
+        let short = match character {
+            '"' | '\\' => Some(character),
+            '\n' => Some('n'),
+            '\r' => Some('r'),
+            '\t' => Some('t'),
+            _ => None,
+        };
+        match (short.filter(|_| quoted), upper) {
+            (Some(short), _) => text.extend([b'\\', u8::try_from(short).unwrap_or_default()]),
+            (None, Some(upper)) if !character.is_ascii() => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    let unit = if upper {
+                        format!("\\u{unit:04X}")
+                    } else {
+                        format!("\\u{unit:04x}")
+                    };
+                    text.extend_from_slice(unit.as_bytes());
+                }
+            }
+            _ => text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    text
 }
 
 /// Takes values out of one response.

@@ -91,6 +91,35 @@ fn json_stays_json_where_a_backslash_stands_before_a_value() {
 }
 
 /// Found by a fuzz target: digits of an escape were taken for the beginning of a value in base64.
+/// As where one JSON body quotes another: an echo service's answer, or a log.
+#[test]
+fn values_twice_escaped_in_json_are_found() {
+    for value in [r#"s3"c\r"#, r#"back\slash "and" \u0041"#, "\"\u{e9}\u{1f600}\\"] {
+        let set = set([secret("A", value)]);
+        for ascii in [false, true] {
+            let quote = |text: &str| {
+                let quoted = serde_json::to_string(text).unwrap();
+                let escape = |character: char| match character.is_ascii() {
+                    true => character.to_string(),
+                    false => {
+                        let units = character.encode_utf16(&mut [0; 2]).to_vec();
+                        units.iter().map(|it| format!("\\u{it:04x}")).collect()
+                    }
+                };
+                match ascii {
+                    true => quoted.chars().map(escape).collect(),
+                    false => quoted,
+                }
+            };
+            let inner = format!("{{\"k\":{}}}", quote(value));
+            let outer = quote(&inner);
+            let expected = serde_json::to_string("{\"k\":\"$MSB_A\"}").unwrap();
+            check(&set, BodyKind::Json, &outer, &expected);
+            check(&set, BodyKind::Text, &outer, &expected);
+        }
+    }
+}
+
 #[test]
 fn json_stays_json_where_a_value_seems_to_begin_inside_an_escape() {
     let set = set([secret("A", "c2f-secret"), secret("B", "sk-0123456789")]);
