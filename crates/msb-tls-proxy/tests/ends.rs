@@ -170,6 +170,23 @@ async fn an_idle_http1_connection_is_ended_before_and_after_a_request() {
     }
 }
 
+/// Found by the fuzz target of HTTP/1.1: the connection stayed for ever, as did the one to the server.
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_ends_inside_a_body_that_is_held_takes_its_connection_with_it() {
+    for injects in [true, false] {
+        let bench = Bench::with(|config| {
+            config.secrets = common::secrets_with(common::VALUE, |it| it.inject_body(injects));
+        });
+        let server = bench.root.server(&[HOST], CertificateKind::Good);
+        let guest = msb_testkit::client_config(bench.proxy.ca().cert_der(), &[b"http/1.1"]);
+        let mut ends = bench.tls_in_memory(HOST, guest, server).await;
+        let request = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\n\r\nx");
+        ends.guest.write_all(request.as_bytes()).await.unwrap();
+        ends.guest.shutdown().await.unwrap();
+        within(ends.proxy).await.unwrap();
+    }
+}
+
 /// What panics is the receiver of events; it stands for a fault anywhere on the connection's way.
 #[tokio::test]
 async fn a_panic_ends_its_own_connection_only() {
@@ -212,9 +229,7 @@ async fn check_panic(mut ends: common::memory::TlsEnds, http2: bool) {
         });
         let (mut requests, connection) = ::h2::client::handshake(ends.guest).await.unwrap();
         let connection = tokio::spawn(connection);
-        let (answer, _) = requests
-            .send_request(common::h2::get("/panic"), true)
-            .unwrap();
+        let (answer, _) = requests.send_request(get("/panic"), true).unwrap();
         within(answer).await.unwrap_err();
         drop(requests);
         connection.abort();

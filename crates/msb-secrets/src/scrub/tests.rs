@@ -94,7 +94,11 @@ fn json_stays_json_where_a_backslash_stands_before_a_value() {
 /// As where one JSON body quotes another: an echo service's answer, or a log.
 #[test]
 fn values_twice_escaped_in_json_are_found() {
-    for value in [r#"s3"c\r"#, r#"back\slash "and" \u0041"#, "\"\u{e9}\u{1f600}\\"] {
+    for value in [
+        r#"s3"c\r"#,
+        r#"back\slash "and" \u0041"#,
+        "\"\u{e9}\u{1f600}\\",
+    ] {
         let set = set([secret("A", value)]);
         for ascii in [false, true] {
             let quote = |text: &str| {

@@ -52,13 +52,15 @@ pub(crate) enum Unserved {
     Reset(h2::Reason),
     #[error("the server did not take the request")]
     NotTaken,
+    #[error("the guest's body broke off")]
+    BrokenOff,
 }
 
 impl Unserved {
     /// The code that a stream ends with.
     pub(crate) fn reason(&self) -> h2::Reason {
         match self {
-            Self::Ended(_) => h2::Reason::INTERNAL_ERROR,
+            Self::Ended(_) | Self::BrokenOff => h2::Reason::INTERNAL_ERROR,
             Self::Reset(reason) => *reason,
             // Nothing was sent, so the guest may repeat it (RFC 9113 section 8.7).
             Self::NotTaken => h2::Reason::REFUSED_STREAM,

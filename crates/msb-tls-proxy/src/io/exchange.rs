@@ -38,7 +38,7 @@ pub(crate) type AnswerBody = Either<Box<ResponseBody>, Full<Bytes>>;
 enum Unsent {
     /// The guest is answered by the proxy.
     Answered(Box<Response<AnswerBody>>),
-    /// The guest's connection is ended by whoever drives it.
+    /// The guest's connection is ended by whoever drives it, or its body has broken off.
     Stopped,
 }
 
@@ -99,7 +99,9 @@ pub(crate) async fn exchange(
     let body = match outgoing.await {
         Ok(body) => body,
         Err(Unsent::Answered(answer)) => return Ok(*answer),
-        Err(Unsent::Stopped) => return pending().await,
+        Err(Unsent::Stopped) if context.session.stop.is_raised() => return pending().await,
+        // To who drives the connection, a guest that has sent its last may still be waiting for its answer.
+        Err(Unsent::Stopped) => return Err(Unserved::BrokenOff),
     };
     let mut request = Request::from_parts(head, body);
     let informing = interim.map(|interim| {
