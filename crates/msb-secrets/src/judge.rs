@@ -194,6 +194,11 @@ impl Docket {
         known && !secret.is_revoked() && check_identity(connection, authority).is_ok()
     }
 
+    /// Whether the placeholder may go where the bytes go, as itself or as its value.
+    pub(crate) fn permits(&self, secret: &Entry) -> bool {
+        self.grant(secret).is_ok() || self.passes(secret)
+    }
+
     /// A grant if the value is to be written, `None` if the placeholder stays.
     ///
     /// `form` is how the placeholder was written, as reports show it; `injects` tells whether the secret is injected at

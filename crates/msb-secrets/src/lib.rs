@@ -66,6 +66,7 @@ mod source;
 mod stream;
 mod value;
 mod violation;
+mod watch;
 
 pub use msb_name as name;
 pub use msb_policy as policy;
@@ -87,3 +88,4 @@ pub use source::{MAX_SOURCE_LEN, Source, SourceError, SourceValue};
 pub use stream::{Pieces, StreamRewriter};
 pub use value::SecretValue;
 pub use violation::{Form, Location, Violation, ViolationAction};
+pub use watch::StreamWatcher;

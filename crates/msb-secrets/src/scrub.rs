@@ -197,6 +197,18 @@ impl BodyScrubber {
         self.step(None)
     }
 
+    /// Answers what was kept back, because nothing follows for the time being: a value that goes on after it is not found.
+    /// For protocols whose sides take turns, and wait for the whole of what the other has sent.
+    pub fn pause(&mut self) -> Pieces {
+        self.step(None)
+    }
+
+    /// Whether something is kept back.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.stream.held_len() > 0
+    }
+
     /// How the length of the body may change; for a [`LengthPlan`](crate::LengthPlan).
     #[must_use]
     pub fn length_change(&self) -> LengthChange {

@@ -13,6 +13,7 @@ use crate::judge::{Gate, Judge};
 use crate::scrub::Values;
 use crate::{
     Error, Location, RequestRewriter, ResponseScrubber, Secret, SecretValue, StreamRewriter,
+    StreamWatcher,
 };
 
 /// All secrets of a sandbox. Immutable; cloning copies a pointer, and what was made from a set keeps using it.
@@ -157,6 +158,16 @@ impl SecretSet {
     #[must_use]
     pub fn response(&self) -> ResponseScrubber {
         ResponseScrubber::new(Arc::clone(&self.0))
+    }
+
+    /// What searches what a guest sends on an intercepted connection that does not carry HTTP. Nothing is written; what
+    /// may go there is decided by the connection's host alone, since nothing else is known.
+    #[must_use]
+    pub fn payload(&self, connection: &InterceptedConnection) -> StreamWatcher {
+        let authority = Authority::new(connection.host().clone(), None);
+        let gate = Gate::request(connection, &authority);
+        let judge = Judge::new(Arc::clone(&self.0), gate);
+        StreamRewriter::new(judge, Location::Payload, None).watching()
     }
 
     /// What searches one direction of a connection that is not inspected: every placeholder is a violation, since nobody

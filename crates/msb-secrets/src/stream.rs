@@ -10,7 +10,7 @@ use crate::content::Style;
 use crate::engine::{Escape, Found, Stream};
 use crate::judge::Judge;
 use crate::set::Entry;
-use crate::{Form, LengthChange, Location, Note, Rewritten, Violation};
+use crate::{Form, LengthChange, Location, Note, Rewritten, StreamWatcher, Violation};
 
 /// Searches a stream of bytes for placeholders, and replaces those that are to be.
 ///
@@ -84,6 +84,31 @@ impl StreamRewriter {
     /// Takes the notes made so far.
     pub fn take_notes(&mut self) -> Vec<Note> {
         self.judge.take_notes()
+    }
+
+    /// The same search, with nothing written and nothing held up.
+    #[must_use]
+    pub fn watching(mut self) -> StreamWatcher {
+        self.style = None;
+        StreamWatcher::new(self)
+    }
+
+    /// How many bytes are kept back.
+    pub(crate) fn held_len(&self) -> usize {
+        self.stream.held_len()
+    }
+
+    /// What is kept back, without its first `skip` bytes.
+    pub(crate) fn held_from(&self, skip: usize) -> impl Iterator<Item = Bytes> {
+        self.stream.held_from(skip)
+    }
+
+    /// Whether what is kept back would be a violation if nothing followed.
+    pub(crate) fn holds_violation(&mut self) -> bool {
+        let Judge { set, docket } = &self.judge;
+        self.stream.would_match(&set.engine, |found| {
+            !docket.permits(&set.secrets[found.needle])
+        })
     }
 
     fn step(&mut self, chunk: Option<Bytes>) -> Result<Pieces, Violation> {

@@ -77,6 +77,8 @@ pub enum Location {
     Body,
     /// A connection that is not intercepted.
     Plain,
+    /// What is sent on an intercepted connection that does not carry HTTP.
+    Payload,
     /// A header value of a response.
     ResponseHeader {
         /// The header's name, like a request's.
@@ -136,6 +138,7 @@ impl fmt::Display for Location {
             Self::Trailer { name } => write!(f, "trailer {name}"),
             Self::Body => f.write_str("body"),
             Self::Plain => f.write_str("plain connection"),
+            Self::Payload => f.write_str("payload"),
             Self::ResponseHeader { name } => write!(f, "response header {name}"),
             Self::ResponseTrailer { name } => write!(f, "response trailer {name}"),
             Self::ResponseBody => f.write_str("response body"),

@@ -33,9 +33,39 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// Bytes kept back.
-    #[cfg(test)]
     pub(crate) fn held_len(&self) -> usize {
         self.held_len
+    }
+
+    /// What is kept back, without its first `skip` bytes.
+    pub(crate) fn held_from(&self, skip: usize) -> impl Iterator<Item = Bytes> {
+        let mut skip = skip;
+        self.held.iter().filter_map(move |piece| {
+            let skipped = skip.min(piece.len());
+            skip -= skipped;
+            (skipped < piece.len()).then(|| piece.slice(skipped..))
+        })
+    }
+
+    /// Whether what is kept back would hold a match that `counts` if the input ended here.
+    pub(crate) fn would_match(
+        &mut self,
+        engine: &Engine,
+        mut counts: impl FnMut(&Found) -> bool,
+    ) -> bool {
+        self.seam.clear();
+        for piece in &self.held {
+            self.seam.extend_from_slice(piece);
+        }
+        let hay = Hay {
+            behind: &self.behind,
+            data: &self.seam,
+            last: true,
+        };
+        (0..self.held_len).any(|at| match engine.find_at(&hay, at) {
+            Step::Is(found) => counts(&found),
+            Step::Not | Step::More => false,
+        })
     }
 
     /// Takes a chunk and puts out what is decided. `judge` answers each match with its replacement, or `None` to leave
