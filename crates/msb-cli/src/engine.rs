@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use msb::name::HostName;
-use msb::{HostAddress, NetworkBuilder, TlsBuilder, ViolationAction};
+use msb::{HostAddress, NetworkBuilder, NonHttp, TlsBuilder, ViolationAction};
 
 use crate::secrets::SecretArgs;
 
@@ -36,6 +36,11 @@ pub(crate) struct EngineArgs {
     /// Hosts whose TLS is left alone: a name or `*.suffix`. May be repeated.
     #[arg(long = "tls-bypass", value_name = "PATTERN")]
     pub(crate) tls_bypass: Vec<String>,
+
+    /// What becomes of TLS connections that carry something other than HTTP: relay (relayed and searched, the default) or
+    /// refuse (taken for HTTP, and answered so).
+    #[arg(long, value_name = "ACTION", value_parser = parse_non_http)]
+    pub(crate) tls_non_http: Option<NonHttp>,
 
     /// A PEM file of authorities to trust when servers are verified, besides the host's own. May be repeated.
     #[arg(long = "tls-upstream-ca-cert", value_name = "FILE")]
@@ -79,6 +84,7 @@ impl EngineArgs {
         let Self {
             body_hold_limit,
             tls_bypass,
+            tls_non_http,
             tls_upstream_ca_certs,
             tls_upstream_ca_certs_for,
             tls_no_verify_upstream_for,
@@ -87,6 +93,7 @@ impl EngineArgs {
         } = self;
         body_hold_limit.is_some()
             || !tls_bypass.is_empty()
+            || tls_non_http.is_some()
             || !tls_upstream_ca_certs.is_empty()
             || !tls_upstream_ca_certs_for.is_empty()
             || !tls_no_verify_upstream_for.is_empty()
@@ -112,6 +119,9 @@ impl EngineArgs {
         for pattern in &self.tls_bypass {
             tls = tls.bypass(pattern);
         }
+        if let Some(non_http) = self.tls_non_http {
+            tls = tls.non_http(non_http);
+        }
         for file in &self.tls_upstream_ca_certs {
             tls = tls.upstream_ca_cert(file);
         }
@@ -134,6 +144,14 @@ fn parse_action(text: &str) -> Result<ViolationAction, String> {
         "block-and-log" => Ok(ViolationAction::BlockAndLog),
         "block-and-terminate" => Ok(ViolationAction::BlockAndTerminate),
         _ => Err("use block, block-and-log or block-and-terminate".into()),
+    }
+}
+
+fn parse_non_http(text: &str) -> Result<NonHttp, String> {
+    match text {
+        "relay" => Ok(NonHttp::Relay),
+        "refuse" => Ok(NonHttp::Refuse),
+        _ => Err("use relay or refuse".into()),
     }
 }
 

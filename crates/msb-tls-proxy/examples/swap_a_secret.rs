@@ -15,7 +15,7 @@ use msb_ca::SandboxCa;
 use msb_policy::{BypassList, PinTable};
 use msb_secrets::{SecretBuilder, SecretSet, ViolationAction};
 use msb_testkit::{CertificateKind, Origin, TestRoot};
-use msb_tls_proxy::{Config, Connection, Limits, Reset, TlsProxy, UpstreamTls};
+use msb_tls_proxy::{Config, Connection, Limits, NonHttp, Reset, TlsProxy, UpstreamTls};
 use tokio::net::{TcpListener, TcpStream};
 
 const HOST: &str = "api.example.test";
@@ -48,6 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         on_violation: ViolationAction::Block,
         events: Arc::new(|event| println!("event:  {event:?}")),
         limits: Limits::default(),
+        non_http: NonHttp::default(),
     })?;
     let ca = proxy.ca().cert_der().clone();
 

@@ -28,6 +28,19 @@ pub struct Config {
     pub events: EventSink,
     /// Bounds of time and size.
     pub limits: Limits,
+    /// What becomes of connections that carry something other than HTTP.
+    pub non_http: NonHttp,
+}
+
+/// What becomes of intercepted connections that carry something other than HTTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NonHttp {
+    /// They are relayed, and searched both ways.
+    #[default]
+    Relay,
+    /// Everything is taken for HTTP, and answered 400 where it is not; protocols of other names are not offered to the
+    /// server. CONNECT is answered 501.
+    Refuse,
 }
 
 impl fmt::Debug for Config {
@@ -37,6 +50,7 @@ impl fmt::Debug for Config {
             .field("bypass", &self.bypass)
             .field("on_violation", &self.on_violation)
             .field("limits", &self.limits)
+            .field("non_http", &self.non_http)
             .finish_non_exhaustive()
     }
 }

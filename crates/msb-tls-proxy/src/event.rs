@@ -31,6 +31,22 @@ pub enum Event {
         /// Where the connection goes.
         destination: SocketAddr,
     },
+    /// What is said on an intercepted connection is not HTTP: it is relayed, and searched both ways.
+    Relayed {
+        /// The host, as the guest asked for it.
+        host: Host,
+        /// Where the connection goes.
+        destination: SocketAddr,
+    },
+    /// A connection that is relayed turned out to carry what must not be relayed; both sides were cut off.
+    RelayRefused {
+        /// The host.
+        host: Host,
+        /// Where the connection went.
+        destination: SocketAddr,
+        /// One line.
+        reason: String,
+    },
     /// The guest did not send a ClientHello that can be used; it was reset or got an alert.
     HelloFailed {
         /// Where the connection was to go.

@@ -21,6 +21,24 @@
 //! its server does not see that it waits. Other informational answers (103, 102) are passed on, up to 16 for a request; in
 //! HTTP/1.1 one may get lost that comes while the answer before is still being written.
 //!
+//! # What is not HTTP
+//!
+//! ALPN says what is spoken: `h2` and `http/1.1` are HTTP, and so is whatever a client says that offers nothing else. Other
+//! protocols are offered to the server as the guest offers them. Where HTTP was not agreed on, the beginning decides, and
+//! [`NonHttp::Relay`] relays what is not HTTP, half-close by half-close:
+//!
+//! - What a server could read as an HTTP request is one, malformed ones and HTTP/0.9 included. It is checked as such, for
+//!   good: a connection that was HTTP never becomes a relay.
+//! - The server's first byte makes it a relay at once, and so does a guest that pauses for [`Limits::continue_wait`] within
+//!   a first line that may still become anything. If it becomes a request after all, the guest is reset.
+//! - A placeholder for another host is a violation, as anywhere. The secret's own host gets it as it is, for nothing is
+//!   known of the protocol that a value could be written into; an event tells so. Nothing is held up by the search.
+//! - Values that a host sends back which may have them are covered by `*` at the same length, since nothing is known of
+//!   lengths and checksums either. A value that is cut by a pause of 20 ms is not found.
+//! - An end without TLS's `close_notify` is passed on without one. There is no limit of time on a relay.
+//!
+//! HTTP that is spoken inside some other protocol is not seen as such. [`NonHttp::Refuse`] takes everything for HTTP.
+//!
 //! A violation on one HTTP/2 stream ends the whole connection: the guest sees a reset in either protocol.
 //!
 //! # WebSocket
@@ -69,7 +87,7 @@ mod session;
 mod upstream;
 
 pub use config::{
-    Client, Config, Connection, DialError, Dialled, Limits, PlainConfig, Reset, Secrets,
+    Client, Config, Connection, DialError, Dialled, Limits, NonHttp, PlainConfig, Reset, Secrets,
 };
 pub use error::Error;
 pub use event::{Event, EventSink, HelloFailure};

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use msb_secrets::ViolationAction;
+use msb_tls_proxy::NonHttp;
 
 /// What a name added with [`NetworkBuilder::add_host`] resolves to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +83,7 @@ pub struct TlsBuilder {
     pub(crate) bypass: Vec<String>,
     pub(crate) upstream: Vec<UpstreamSetting>,
     pub(crate) body_hold_limit: Option<u64>,
+    pub(crate) non_http: NonHttp,
 }
 
 /// One setting about servers, or about some of them.
@@ -101,6 +103,7 @@ impl Default for TlsBuilder {
             bypass: Vec::new(),
             upstream: Vec::new(),
             body_hold_limit: None,
+            non_http: NonHttp::default(),
         }
     }
 }
@@ -164,6 +167,12 @@ impl TlsBuilder {
     ) -> Self {
         let setting = UpstreamSetting::ClientCertFor(pattern.into(), cert.into(), key.into());
         self.upstream.push(setting);
+        self
+    }
+
+    /// What becomes of intercepted connections that carry something other than HTTP. Default: [`NonHttp::Relay`].
+    pub fn non_http(mut self, non_http: NonHttp) -> Self {
+        self.non_http = non_http;
         self
     }
 

@@ -10,7 +10,7 @@ use msb_name::{HostName, HostPattern};
 use msb_net::HostEntry;
 use msb_policy::{BypassList, NetworkPolicy};
 use msb_secrets::{Secret, SecretBuilder, SecretSet, ViolationAction};
-use msb_tls_proxy::{Limits, UpstreamTls, UpstreamTlsBuilder};
+use msb_tls_proxy::{Limits, NonHttp, UpstreamTls, UpstreamTlsBuilder};
 use msb_vmm::AcceleratorChoice;
 
 use crate::event::Sink;
@@ -50,6 +50,7 @@ pub(crate) struct Interception {
     pub(crate) bypass: BypassList,
     pub(crate) upstream: UpstreamTlsBuilder,
     pub(crate) limits: Limits,
+    pub(crate) non_http: NonHttp,
 }
 
 impl Plan {
@@ -194,6 +195,7 @@ pub(crate) fn plan_interception(
         bypass: BypassList::parse(&tls.bypass)?,
         upstream: plan_upstream(tls.upstream)?,
         limits,
+        non_http: tls.non_http,
     }))
 }
 

@@ -161,6 +161,17 @@ fn tls(event: &Tls) -> Record {
         Tls::Bypassed { host, destination } => {
             Record::new("bypassed").host(host).destination(destination)
         }
+        Tls::Relayed { host, destination } => {
+            Record::new("relayed").host(host).destination(destination)
+        }
+        Tls::RelayRefused {
+            host,
+            destination,
+            reason,
+        } => Record::new("relay_refused")
+            .host(host)
+            .destination(destination)
+            .reason(reason),
         Tls::HelloFailed {
             destination,
             failure,

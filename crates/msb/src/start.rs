@@ -119,6 +119,7 @@ pub(crate) fn build_tls(
         on_violation,
         events: events.tls_sink(),
         limits: interception.limits,
+        non_http: interception.non_http,
     })?)
 }
 

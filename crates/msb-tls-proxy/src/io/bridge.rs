@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use msb_name::Host;
 use msb_policy::{InterceptedConnection, PinTable, UpstreamTrust};
-use msb_secrets::ViolationAction;
+use msb_secrets::{Note, NoteKind, ViolationAction};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
@@ -43,6 +43,8 @@ const UNASKED_HEADERS: usize = 100;
 #[derive(Clone)]
 pub(crate) struct Session {
     pub(crate) connection: InterceptedConnection,
+    /// Where the connection goes.
+    pub(crate) destination: SocketAddr,
     /// There is no TLS, and each request has a connection of its own to the host it names.
     pub(crate) plaintext: Option<Plaintext>,
     /// Asked at the head of every request for the secrets as they are then.
@@ -105,6 +107,35 @@ impl Session {
 
     pub(crate) fn host(&self) -> &Host {
         self.connection.host()
+    }
+
+    /// Tells what became of placeholders that were no violation, and of values that came back.
+    pub(crate) fn report(&self, notes: Vec<Note>) {
+        for note in notes {
+            let host = self.host().clone();
+            let (secret, location) = (note.env().to_owned(), note.location().clone());
+            let form = note.form();
+            (self.events)(match note.kind() {
+                NoteKind::Substituted => Event::Substituted {
+                    host,
+                    secret,
+                    location,
+                    form,
+                },
+                NoteKind::Scrubbed => Event::Scrubbed {
+                    host,
+                    secret,
+                    location,
+                    form,
+                },
+                _ => Event::LeftAlone {
+                    host,
+                    secret,
+                    location,
+                    form,
+                },
+            });
+        }
     }
 
     pub(crate) fn refuse(&self, status: StatusCode, reason: String) -> Response<AnswerBody> {

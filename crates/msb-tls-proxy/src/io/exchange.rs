@@ -12,9 +12,7 @@ use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use http_body_util::{Either, Full};
 use msb_policy::InterceptedConnection;
-use msb_secrets::{
-    LengthPlan, Note, NoteKind, RequestRewriter, ResponseScrubber, SecretSet, Violation,
-};
+use msb_secrets::{LengthPlan, Note, RequestRewriter, ResponseScrubber, SecretSet, Violation};
 use tokio::sync::watch;
 
 use super::body::{BodyFault, RequestBody, ResponseBody};
@@ -316,31 +314,7 @@ impl RequestContext {
 
     /// Tells what became of placeholders that were no violation, and of values that came back.
     pub(crate) fn report(&self, notes: Vec<Note>) {
-        for note in notes {
-            let host = self.session.host().clone();
-            let (secret, location) = (note.env().to_owned(), note.location().clone());
-            let form = note.form();
-            (self.session.events)(match note.kind() {
-                NoteKind::Substituted => Event::Substituted {
-                    host,
-                    secret,
-                    location,
-                    form,
-                },
-                NoteKind::Scrubbed => Event::Scrubbed {
-                    host,
-                    secret,
-                    location,
-                    form,
-                },
-                _ => Event::LeftAlone {
-                    host,
-                    secret,
-                    location,
-                    form,
-                },
-            });
-        }
+        self.session.report(notes);
     }
 
     /// What the guest gets where the server gave no answer.

@@ -1,6 +1,7 @@
 //! A client's requests for `http` URLs without a tunnel, each to the server that its target names.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use http::{Request, Response, StatusCode, header};
@@ -18,7 +19,6 @@ use super::dial::evidence;
 use super::exchange::{AnswerBody, answer, exchange};
 use super::incoming::Incoming;
 use super::proxy::Inner;
-use super::stop::Stop;
 use super::stream::Checked;
 use crate::event::one_line;
 use crate::session::forward;
@@ -40,8 +40,6 @@ impl Inner {
             reset,
             destination,
         } = client;
-        let stop = Arc::new(Stop::default());
-        let broken = Arc::default();
         // Of no request: each has its own.
         let address = destination.ip();
         let connection = InterceptedConnection::new(
@@ -49,7 +47,8 @@ impl Inner {
             Destination::Unpinned(address),
             UpstreamTrust::Plaintext,
         );
-        let session = self.session(connection, Arc::clone(&stop), Arc::clone(&broken));
+        let session = self.session(connection, destination);
+        let (stop, broken) = (Arc::clone(&session.stop), Arc::clone(&session.broken));
         let servers = Servers {
             session: Arc::new(session),
             dial,
@@ -77,6 +76,7 @@ struct Servers<D> {
 #[derive(Clone)]
 struct Server {
     port: u16,
+    address: SocketAddr,
     connection: InterceptedConnection,
     sender: Arc<Sender>,
     fault: Arc<OnceLock<String>>,
@@ -143,6 +143,7 @@ impl<D> Servers<D> {
         };
         let session = Session {
             connection: server.connection,
+            destination: server.address,
             fault: server.fault,
             ..Session::clone(&self.session)
         };
@@ -196,6 +197,7 @@ impl<D> Servers<D> {
         });
         Ok(Server {
             port,
+            address: dialled.address,
             connection: InterceptedConnection::new(
                 dialled.host,
                 evidence,

@@ -15,6 +15,7 @@ pub(crate) mod interim;
 mod inward;
 pub(crate) mod plain;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 pub(crate) mod stop;
 pub(crate) mod stream;
 pub(crate) mod websocket;

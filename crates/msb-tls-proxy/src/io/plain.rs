@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use msb_name::Host;
 use msb_policy::{Destination, InterceptedConnection, PinTable, UpstreamTrust};
-use msb_secrets::{SecretSet, StreamRewriter, Violation};
+use msb_secrets::{SecretSet, StreamWatcher, Violation};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf,
 };
@@ -40,7 +40,8 @@ impl From<io::Error> for Fault {
 /// Relays a connection that is not intercepted, byte for byte and half-close by half-close.
 ///
 /// What the guest sends is scanned: nobody knows who is at the other end, so any placeholder is a
-/// violation, and the guest is reset before the placeholder is whole upstream. Where a secret
+/// violation, and the guest is reset before the placeholder is whole upstream. Nothing waits for that: what may
+/// only begin one goes on. Where a secret
 /// [asks for it](SecretSet::reads_plaintext), a connection that the guest begins with an HTTP/1
 /// request is served request by request instead. It returns when both directions have ended, or at
 /// the first fault; dropping the future drops the connection.
@@ -132,6 +133,7 @@ where
             address,
             UpstreamTrust::Plaintext,
         ),
+        destination,
         plaintext: Some(Plaintext { destination, pins }),
         secrets: config.secrets,
         on_violation: config.on_violation,
@@ -168,7 +170,12 @@ where
     let (mut upstream_read, mut upstream_write) = tokio::io::split(upstream);
     // The halves outlive the relay, for a stream that is gone cannot be reset.
     let ended = tokio::try_join!(
-        scan(&mut guest_read, &mut upstream_write, secrets.plain()),
+        scan(
+            &mut guest_read,
+            &mut upstream_write,
+            secrets.plain().watching(),
+            config.limits.continue_wait
+        ),
         pass(&mut upstream_read, &mut guest_write),
     );
     let Err(fault) = ended else { return };
@@ -223,19 +230,28 @@ pub(crate) fn host_of(mut names: Vec<msb_name::HostName>, address: IpAddr) -> Ho
 async fn scan<G, U>(
     guest: &mut ReadHalf<G>,
     upstream: &mut WriteHalf<U>,
-    mut rewriter: StreamRewriter,
+    mut watcher: StreamWatcher,
+    patience: Duration,
 ) -> Result<(), Fault>
 where
     G: AsyncRead,
     U: AsyncWrite,
 {
     loop {
-        let chunk = read_chunk(guest).await?;
+        let read = read_chunk(guest);
+        let chunk = match watcher.is_waiting() {
+            false => read.await?,
+            // Nothing that follows makes it a part of something else.
+            true => match tokio::time::timeout(patience, read).await {
+                Ok(read) => read?,
+                Err(_) => Bytes::new(),
+            },
+        };
         let last = chunk.is_empty();
         let ready = if last {
-            rewriter.finish()
+            watcher.finish()
         } else {
-            rewriter.push(chunk)
+            watcher.push(chunk)
         };
         for bytes in ready.map_err(Fault::Violation)? {
             upstream.write_all(&bytes).await?;

@@ -25,6 +25,7 @@ use super::guard::guarded;
 use super::guest::{GuestTls, read_hello, rejected_leaf};
 use super::http2;
 use super::plain::{host_of, splice};
+use super::raw;
 use super::stop::Stop;
 use super::stream::Prefixed;
 use crate::event::one_line;
@@ -33,7 +34,7 @@ use crate::session::protocol::{Protocol, Upstream, accept_from_guest, offer_upst
 use crate::upstream::{describe_failure, refused_protocols, server_name};
 use crate::{
     Client, Config, Connection, DialError, Dialled, Error, Event, EventSink, HelloFailure, Limits,
-    UpstreamTls,
+    NonHttp, UpstreamTls,
 };
 
 /// Hyper's buffers do not get smaller than this.
@@ -53,6 +54,7 @@ pub(super) struct Inner {
     on_violation: ViolationAction,
     pub(super) events: EventSink,
     limits: Limits,
+    non_http: NonHttp,
     drain: watch::Sender<bool>,
 }
 
@@ -71,6 +73,7 @@ impl TlsProxy {
             on_violation,
             events,
             limits,
+            non_http,
         } = config;
         if limits.head_len < LEAST_HEAD_LEN {
             return Err(Error::LimitTooSmall {
@@ -86,6 +89,7 @@ impl TlsProxy {
             on_violation,
             events,
             limits,
+            non_http,
             drain: watch::Sender::new(false),
         })))
     }
@@ -325,10 +329,12 @@ impl Inner {
             Err(Unreached::NothingInCommon) => Upstream::NothingInCommon,
             Err(_) => Upstream::Unreached,
         };
-        let alpn = accept_from_guest(&hello.alpn, chosen);
+        let alpn = accept_from_guest(&hello.alpn, chosen, self.non_http);
+        let offered = hello.alpn.clone();
         let accepted = self.accept(guest, hello, &host, alpn.as_deref(), &*reset);
         let guest = accepted.await?;
-        let protocol = Protocol::agreed(guest.get_ref().1.alpn_protocol());
+        let agreed = guest.get_ref().1.alpn_protocol();
+        let protocol = Protocol::agreed(agreed, &offered, self.non_http);
         let (status, reason) = match connected {
             Ok((upstream, trust)) => {
                 (self.events)(Event::Intercepted {
@@ -337,13 +343,14 @@ impl Inner {
                 });
                 let connection = InterceptedConnection::new(host, evidence, trust);
                 let session = Session {
-                    protocol,
-                    ..self.session(connection, Arc::default(), Arc::default())
+                    protocol: protocol.unwrap_or(Protocol::Http1),
+                    ..self.session(connection, destination)
                 };
                 // Boxed, for what is moved through several futures has room in each.
                 return Some(Established {
                     guest: Box::new(guest),
                     upstream: Box::new(upstream),
+                    protocol,
                     session: Arc::new(session),
                     reset,
                 });
@@ -352,23 +359,45 @@ impl Inner {
             Err(Unreached::Denied(reason)) => (StatusCode::FORBIDDEN, reason),
             Err(Unreached::NothingInCommon) => return None,
         };
-        match protocol {
-            Protocol::Http1 => serve_failure(guest, status, &reason, &self.limits).await,
-            Protocol::Http2 => http2::serve_failure(guest, status, &reason, &self.limits).await,
-        }
+        self.tell_failure(guest, protocol, (status, &reason), &*reset)
+            .await;
         None
+    }
+
+    async fn tell_failure<G>(
+        &self,
+        mut guest: G,
+        protocol: Option<Protocol>,
+        (status, reason): (StatusCode, &str),
+        reset: &dyn crate::Reset,
+    ) where
+        G: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        match protocol {
+            Some(Protocol::Http1) => serve_failure(guest, status, reason, &self.limits).await,
+            Some(Protocol::Http2) => {
+                http2::serve_failure(guest, status, reason, &self.limits).await;
+            }
+            None => match raw::request(&mut guest, &self.limits).await {
+                Some(begun) => {
+                    let guest = Prefixed::new(begun, guest);
+                    serve_failure(guest, status, reason, &self.limits).await;
+                }
+                None => reset.reset(),
+            },
+        }
     }
 
     pub(super) fn session(
         self: Arc<Self>,
         connection: InterceptedConnection,
-        stop: Arc<Stop>,
-        broken: Arc<AtomicBool>,
+        destination: SocketAddr,
     ) -> Session {
         Session {
             connection,
-            stop,
-            broken,
+            destination,
+            stop: Arc::default(),
+            broken: Arc::default(),
             on_violation: self.on_violation,
             events: Arc::clone(&self.events),
             limits: self.limits,
@@ -396,7 +425,7 @@ impl Inner {
     where
         U: AsyncRead + AsyncWrite + Unpin,
     {
-        let offered = offer_upstream(alpn).ok_or(Unreached::NothingInCommon)?;
+        let offered = offer_upstream(alpn, self.non_http).ok_or(Unreached::NothingInCommon)?;
         let (config, trust) = self.upstream_tls.client(host, offered);
         let name = server_name(host).map_err(Unreached::Failed)?;
         let handshake = TlsConnector::from(config).connect(name, stream);
@@ -464,6 +493,8 @@ impl Inner {
 struct Established<G, U> {
     guest: Box<GuestStream<Prefixed<G>>>,
     upstream: Box<UpstreamStream<U>>,
+    /// `None` if what is said has to show it.
+    protocol: Option<Protocol>,
     session: Arc<Session>,
     reset: Arc<dyn crate::Reset>,
 }
@@ -477,13 +508,15 @@ where
         let Self {
             mut guest,
             upstream,
+            protocol,
             session,
             reset,
         } = self;
         let (stop, broken) = (Arc::clone(&session.stop), Arc::clone(&session.broken));
-        match session.protocol {
-            Protocol::Http1 => Box::pin(bridge(&mut guest, upstream, session)).await,
-            Protocol::Http2 => Box::pin(http2::bridge(&mut guest, upstream, session)).await,
+        match protocol {
+            Some(Protocol::Http1) => Box::pin(bridge(&mut guest, upstream, session)).await,
+            Some(Protocol::Http2) => Box::pin(http2::bridge(&mut guest, upstream, session)).await,
+            None => Box::pin(raw::serve(&mut guest, upstream, session)).await,
         }
         if stop.is_raised() || broken.load(Ordering::Relaxed) {
             // While the stream is still there: what is gone cannot be reset.

@@ -169,7 +169,10 @@ pub(crate) fn rewrite(
 
 /// What takes values out of the answers of a host that may have received one: in this request, in an earlier one, or on
 /// another connection, for a value may be stored there and read back later (attack 20).
-fn scrubber(connection: &InterceptedConnection, secrets: &SecretSet) -> Option<ResponseScrubber> {
+pub(crate) fn scrubber(
+    connection: &InterceptedConnection,
+    secrets: &SecretSet,
+) -> Option<ResponseScrubber> {
     let host = connection.host().name()?;
     let may_know = |(env, _)| {
         secrets

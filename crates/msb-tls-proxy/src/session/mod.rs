@@ -1,5 +1,6 @@
 //! What the proxy decides, without doing I/O: bytes, heads and facts in, decisions out.
 
+pub(crate) mod beginning;
 pub(crate) mod body;
 pub(crate) mod forward;
 pub(crate) mod framing;

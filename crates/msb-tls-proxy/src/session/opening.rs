@@ -3,7 +3,7 @@
 /// Methods by which plaintext HTTP is known: those of RFC 9110 and RFC 5789, and WebDAV's (RFC 4918, RFC 3253, RFC 5323).
 ///
 /// CONNECT is not one of them, for what follows it is not HTTP; nor is PRI, which begins HTTP/2 (RFC 9113 section 3.4).
-const METHODS: [&str; 21] = [
+pub(super) const METHODS: [&str; 21] = [
     "COPY",
     "DELETE",
     "GET",

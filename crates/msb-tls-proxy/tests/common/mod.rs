@@ -27,7 +27,7 @@ use msb_ca::SandboxCa;
 use msb_policy::{BypassList, PinTable};
 use msb_secrets::{SecretBuilder, SecretSet, ViolationAction};
 use msb_testkit::TestRoot;
-use msb_tls_proxy::{Config, Connection, Event, Limits, Reset, TlsProxy, UpstreamTls};
+use msb_tls_proxy::{Config, Connection, Event, Limits, NonHttp, Reset, TlsProxy, UpstreamTls};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -94,6 +94,7 @@ impl Bench {
             on_violation: ViolationAction::Block,
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),
             limits: Limits::default(),
+            non_http: NonHttp::default(),
         };
         change(&mut config);
         Self {
