@@ -68,6 +68,8 @@ pub enum Event {
     GuestRejectedLeaf {
         /// The host.
         host: Host,
+        /// The port that the connection goes to.
+        port: u16,
         /// What to do: the bypass option for this host.
         hint: String,
     },
@@ -75,6 +77,8 @@ pub enum Event {
     GuestHandshakeFailed {
         /// The host.
         host: Host,
+        /// The port that the connection goes to.
+        port: u16,
         /// One line.
         reason: String,
     },
@@ -82,6 +86,8 @@ pub enum Event {
     Request {
         /// The host.
         host: Host,
+        /// The port that the connection goes to.
+        port: u16,
         /// The method.
         method: String,
         /// The path, without its query.
@@ -93,6 +99,8 @@ pub enum Event {
     RequestRefused {
         /// The host of the connection.
         host: Host,
+        /// The port that the connection goes to.
+        port: u16,
         /// The status code the guest got: 400, 421 or 501.
         status: u16,
         /// One line.
@@ -103,6 +111,8 @@ pub enum Event {
     ResponseRefused {
         /// The host.
         host: Host,
+        /// The port that the connection goes to.
+        port: u16,
         /// One line.
         reason: String,
     },
@@ -110,6 +120,8 @@ pub enum Event {
     Substituted {
         /// The host that received the value.
         host: Host,
+        /// The port that the connection goes to.
+        port: u16,
         /// The secret's environment variable.
         secret: String,
         /// Where in the request.
@@ -121,6 +133,8 @@ pub enum Event {
     LeftAlone {
         /// The host that received the placeholder.
         host: Host,
+        /// The port that the connection goes to.
+        port: u16,
         /// The secret's environment variable.
         secret: String,
         /// Where in the request.
@@ -132,6 +146,8 @@ pub enum Event {
     Scrubbed {
         /// The host that sent the value.
         host: Host,
+        /// The port that the connection goes to.
+        port: u16,
         /// The secret's environment variable.
         secret: String,
         /// Where in the response.
@@ -144,6 +160,8 @@ pub enum Event {
     Violation {
         /// The host; an address where the connection is not intercepted.
         host: Host,
+        /// The port that the connection goes to.
+        port: u16,
         /// The method, on HTTP.
         method: Option<String>,
         /// The path without its query, on HTTP, unless the placeholder is in it.

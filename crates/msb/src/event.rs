@@ -89,6 +89,7 @@ fn log(sandbox: &str, event: &Event) {
         Event::Warning(text) => tracing::warn!(sandbox, "{text}"),
         Event::Tls(Tls::Violation {
             host,
+            port,
             method,
             path,
             violation,
@@ -98,17 +99,17 @@ fn log(sandbox: &str, event: &Event) {
             let path = path.as_deref().unwrap_or("-");
             match action {
                 ViolationAction::Block => {
-                    tracing::info!(sandbox, %host, method, path, "blocked: {violation}");
+                    tracing::info!(sandbox, %host, port, method, path, "blocked: {violation}");
                 }
                 ViolationAction::BlockAndLog => {
-                    tracing::warn!(sandbox, %host, method, path, "blocked: {violation}");
+                    tracing::warn!(sandbox, %host, port, method, path, "blocked: {violation}");
                 }
                 ViolationAction::BlockAndTerminate => {
-                    tracing::error!(sandbox, %host, method, path, "blocked: {violation}");
+                    tracing::error!(sandbox, %host, port, method, path, "blocked: {violation}");
                 }
             }
         }
-        Event::Tls(Tls::GuestRejectedLeaf { host, hint }) => {
+        Event::Tls(Tls::GuestRejectedLeaf { host, hint, .. }) => {
             tracing::warn!(sandbox, %host, "the guest rejected the sandbox's certificate: {hint}");
         }
         Event::Proxy(event @ (Proxy::ConnectionLimit { .. } | Proxy::AcceptFailed { .. })) => {

@@ -88,6 +88,11 @@ impl Record {
         self
     }
 
+    fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
     /// The one name that stands for the address.
     fn names(self, names: &[HostName]) -> Self {
         match names {
@@ -186,59 +191,75 @@ fn tls(event: &Tls) -> Record {
             .host(host)
             .destination(destination)
             .reason(reason),
-        Tls::GuestRejectedLeaf { host, hint } => {
-            Record::new("certificate_rejected").host(host).reason(hint)
-        }
-        Tls::GuestHandshakeFailed { host, reason } => {
-            Record::new("handshake_failed").host(host).reason(reason)
-        }
+        Tls::GuestRejectedLeaf { host, port, hint } => Record::new("certificate_rejected")
+            .host(host)
+            .port(*port)
+            .reason(hint),
+        Tls::GuestHandshakeFailed { host, port, reason } => Record::new("handshake_failed")
+            .host(host)
+            .port(*port)
+            .reason(reason),
         Tls::Request {
             host,
+            port,
             method,
             path,
             status,
         } => Record {
             method: Some(method.clone()),
             path: Some(path.clone()),
-            ..Record::new("request").host(host).status(*status)
+            ..Record::new("request")
+                .host(host)
+                .port(*port)
+                .status(*status)
         },
         Tls::RequestRefused {
             host,
+            port,
             status,
             reason,
         } => Record::new("request_refused")
             .host(host)
+            .port(*port)
             .status(*status)
             .reason(reason),
         Tls::Substituted {
             host,
+            port,
             secret,
             location,
             form,
         } => Record::new("substituted")
             .host(host)
+            .port(*port)
             .place(secret, location, form),
         Tls::LeftAlone {
             host,
+            port,
             secret,
             location,
             form,
         } => Record::new("left_alone")
             .host(host)
+            .port(*port)
             .place(secret, location, form),
         Tls::Scrubbed {
             host,
+            port,
             secret,
             location,
             form,
         } => Record::new("scrubbed")
             .host(host)
+            .port(*port)
             .place(secret, location, form),
-        Tls::ResponseRefused { host, reason } => {
-            Record::new("response_refused").host(host).reason(reason)
-        }
+        Tls::ResponseRefused { host, port, reason } => Record::new("response_refused")
+            .host(host)
+            .port(*port)
+            .reason(reason),
         Tls::Violation {
             host,
+            port,
             method,
             path,
             violation,
@@ -249,6 +270,7 @@ fn tls(event: &Tls) -> Record {
             action: Some(action_text(*action)),
             ..Record::new("violation")
                 .host(host)
+                .port(*port)
                 .place(violation.env(), violation.location(), violation.form())
                 .reason(violation.refusal())
         },
@@ -406,21 +428,23 @@ mod tests {
         check(
             Tls::Request {
                 host: host(),
+                port: 443,
                 method: "GET".into(),
                 path: "/v1".into(),
                 status: 200,
             },
-            r#"{"type":"request","host":"a.test","method":"GET","path":"/v1","status":200}"#,
+            r#"{"type":"request","host":"a.test","port":443,"method":"GET","path":"/v1","status":200}"#,
         );
         check(
             Tls::Violation {
                 host: host(),
+                port: 443,
                 method: Some("GET".into()),
                 path: None,
                 violation: violation(),
                 action: ViolationAction::BlockAndLog,
             },
-            r#"{"type":"violation","host":"a.test","method":"GET","secret":"API_KEY","location":"header x-a","form":"raw","reason":"host b.test is not allowed for this secret","action":"block-and-log"}"#,
+            r#"{"type":"violation","host":"a.test","port":443,"method":"GET","secret":"API_KEY","location":"header x-a","form":"raw","reason":"host b.test is not allowed for this secret","action":"block-and-log"}"#,
         );
         check(
             Tls::UpstreamFailed {
@@ -459,7 +483,7 @@ mod tests {
         /// Attack 27.
         #[test]
         fn no_text_of_a_guest_can_drive_a_terminal_or_break_a_line(path in "\\PC*|(.|[\\x00-\\xff\u{202e}\u{2028}\u{9b}])*") {
-            let event = Event::Tls(Tls::Request { host: host(), method: path.clone(), path: path.clone(), status: 200 });
+            let event = Event::Tls(Tls::Request { host: host(), port: 443, method: path.clone(), path: path.clone(), status: 200 });
             let line = event.to_json(at(0));
             prop_assert!(line.bytes().all(|byte| (b' '..0x7f).contains(&byte)), "{}", line);
             let read: serde_json::Value = serde_json::from_str(&line).unwrap();

@@ -109,27 +109,34 @@ impl Session {
         self.connection.host()
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.destination.port()
+    }
+
     /// Tells what became of placeholders that were no violation, and of values that came back.
     pub(crate) fn report(&self, notes: Vec<Note>) {
         for note in notes {
-            let host = self.host().clone();
+            let (host, port) = (self.host().clone(), self.port());
             let (secret, location) = (note.env().to_owned(), note.location().clone());
             let form = note.form();
             (self.events)(match note.kind() {
                 NoteKind::Substituted => Event::Substituted {
                     host,
+                    port,
                     secret,
                     location,
                     form,
                 },
                 NoteKind::Scrubbed => Event::Scrubbed {
                     host,
+                    port,
                     secret,
                     location,
                     form,
                 },
                 _ => Event::LeftAlone {
                     host,
+                    port,
                     secret,
                     location,
                     form,
@@ -141,6 +148,7 @@ impl Session {
     pub(crate) fn refuse(&self, status: StatusCode, reason: String) -> Response<AnswerBody> {
         (self.events)(Event::RequestRefused {
             host: self.host().clone(),
+            port: self.port(),
             status: status.as_u16(),
             reason: reason.clone(),
         });
@@ -283,6 +291,7 @@ pub(crate) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) fn report_framing(session: &Session, reason: &str) {
     (session.events)(Event::RequestRefused {
         host: session.host().clone(),
+        port: session.port(),
         status: StatusCode::BAD_REQUEST.as_u16(),
         reason: format!("ambiguous request: {reason}"),
     });

@@ -255,6 +255,7 @@ impl RequestContext {
         if session.stop.raise() {
             (session.events)(Event::Violation {
                 host: session.host().clone(),
+                port: session.port(),
                 method: Some(self.method.as_str().to_owned()),
                 path: self.path.clone(),
                 violation,
@@ -266,12 +267,14 @@ impl RequestContext {
     /// Tells why a WebSocket is ended that broke its protocol: the server's fault, or the guest's.
     pub(crate) fn websocket_fault(&self, by_server: bool, reason: &str) {
         let (host, reason) = (self.session.host().clone(), one_line(reason));
+        let port = self.session.port();
         (self.session.events)(if by_server {
-            Event::ResponseRefused { host, reason }
+            Event::ResponseRefused { host, port, reason }
         } else {
             let status = StatusCode::BAD_REQUEST.as_u16();
             Event::RequestRefused {
                 host,
+                port,
                 status,
                 reason,
             }
@@ -297,6 +300,7 @@ impl RequestContext {
         if let BodyFault::Refused(fault) = fault {
             (self.session.events)(Event::ResponseRefused {
                 host: self.session.host().clone(),
+                port: self.session.port(),
                 reason: one_line(&fault.to_string()),
             });
         }
@@ -356,6 +360,7 @@ impl RequestContext {
         }
         (self.session.events)(Event::Request {
             host: self.session.host().clone(),
+            port: self.session.port(),
             method: self.method.as_str().to_owned(),
             path: self.path.clone().unwrap_or_default(),
             status: head.status.as_u16(),
@@ -400,6 +405,7 @@ impl RequestContext {
         };
         (self.session.events)(Event::Request {
             host: self.session.host().clone(),
+            port: self.session.port(),
             method: self.method.as_str().to_owned(),
             path: self.path.clone().unwrap_or_default(),
             status: head.status.as_u16(),

@@ -182,6 +182,7 @@ where
     if let Fault::Violation(violation) = fault {
         (config.events)(Event::Violation {
             host: known_host(&pins, destination.ip()),
+            port: destination.port(),
             method: None,
             path: None,
             violation,

@@ -331,7 +331,8 @@ impl Inner {
         };
         let alpn = accept_from_guest(&hello.alpn, chosen, self.non_http);
         let offered = hello.alpn.clone();
-        let accepted = self.accept(guest, hello, &host, alpn.as_deref(), &*reset);
+        let to = (&host, destination);
+        let accepted = self.accept(guest, hello, to, alpn.as_deref(), &*reset);
         let guest = accepted.await?;
         let agreed = guest.get_ref().1.alpn_protocol();
         let protocol = Protocol::agreed(agreed, &offered, self.non_http);
@@ -445,7 +446,7 @@ impl Inner {
         &self,
         stream: G,
         hello: Hello,
-        host: &Host,
+        (host, destination): (&Host, SocketAddr),
         alpn: Option<&[u8]>,
         reset: &dyn crate::Reset,
     ) -> Option<GuestStream<Prefixed<G>>>
@@ -455,6 +456,7 @@ impl Inner {
         let failed = |reason: String| {
             (self.events)(Event::GuestHandshakeFailed {
                 host: host.clone(),
+                port: destination.port(),
                 reason: one_line(&reason),
             });
         };
@@ -473,6 +475,7 @@ impl Inner {
             Ok(Err(error)) if rejected_leaf(&error) => {
                 (self.events)(Event::GuestRejectedLeaf {
                     host: host.clone(),
+                    port: destination.port(),
                     hint: format!(
                         "the guest does not accept this sandbox's certificates for {host}; if it \
                          pins its own, add the host to the bypass list (--tls-bypass {host})"

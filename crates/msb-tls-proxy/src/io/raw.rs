@@ -189,6 +189,7 @@ where
             if session.stop.raise() {
                 (session.events)(Event::Violation {
                     host: session.host().clone(),
+                    port: session.port(),
                     method: None,
                     path: None,
                     violation,

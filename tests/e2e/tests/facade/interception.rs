@@ -72,7 +72,7 @@ async fn a_client_that_pins_another_root_is_named_in_an_event(guest: &Guest, ori
     let line = format!("curl -sS --cacert {pinned} --capath /no/such {url}/");
     guest.sh(&line).await.check("a pinned client", 60, "", "");
     let hint = guest.events().into_iter().find_map(|event| match event {
-        Event::Tls(Tls::GuestRejectedLeaf { host, hint }) => Some((host.to_string(), hint)),
+        Event::Tls(Tls::GuestRejectedLeaf { host, hint, .. }) => Some((host.to_string(), hint)),
         _ => None,
     });
     let (host, hint) = hint.expect("an event");

@@ -243,6 +243,7 @@ async fn another_host_is_reset_and_receives_nothing(guest: &Guest, origins: &Ori
                 path,
                 violation,
                 action,
+                ..
             }) => Some((host, method.clone(), path.clone(), violation, *action)),
             _ => None,
         });

@@ -84,6 +84,7 @@ impl RequestContext {
         }
         (self.session.events)(Event::Request {
             host: self.session.host().clone(),
+            port: self.session.port(),
             method: self.method.as_str().to_owned(),
             path: self.path.clone().unwrap_or_default(),
             status: head.status.as_u16(),
