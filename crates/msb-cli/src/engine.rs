@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use msb::name::HostName;
-use msb::{HostAddress, NetworkBuilder, NonHttp, TlsBuilder, ViolationAction};
+use msb::{HostAddress, InterceptScope, NetworkBuilder, NonHttp, TlsBuilder, ViolationAction};
 
 use crate::secrets::SecretArgs;
 
@@ -36,6 +36,11 @@ pub(crate) struct EngineArgs {
     /// Hosts whose TLS is left alone: a name or `*.suffix`. May be repeated.
     #[arg(long = "tls-bypass", value_name = "PATTERN")]
     pub(crate) tls_bypass: Vec<String>,
+
+    /// Which TLS connections are intercepted: all (the default), or named-hosts, those to hosts that a secret is for. The
+    /// others are left alone, and not searched for placeholders.
+    #[arg(long, value_name = "SCOPE", value_parser = parse_scope)]
+    pub(crate) tls_intercept_scope: Option<InterceptScope>,
 
     /// What becomes of TLS connections that carry something other than HTTP: relay (relayed and searched, the default) or
     /// refuse (taken for HTTP, and answered so).
@@ -84,6 +89,7 @@ impl EngineArgs {
         let Self {
             body_hold_limit,
             tls_bypass,
+            tls_intercept_scope,
             tls_non_http,
             tls_upstream_ca_certs,
             tls_upstream_ca_certs_for,
@@ -93,6 +99,7 @@ impl EngineArgs {
         } = self;
         body_hold_limit.is_some()
             || !tls_bypass.is_empty()
+            || tls_intercept_scope.is_some()
             || tls_non_http.is_some()
             || !tls_upstream_ca_certs.is_empty()
             || !tls_upstream_ca_certs_for.is_empty()
@@ -119,6 +126,9 @@ impl EngineArgs {
         for pattern in &self.tls_bypass {
             tls = tls.bypass(pattern);
         }
+        if let Some(scope) = self.tls_intercept_scope {
+            tls = tls.intercept_scope(scope);
+        }
         if let Some(non_http) = self.tls_non_http {
             tls = tls.non_http(non_http);
         }
@@ -144,6 +154,14 @@ fn parse_action(text: &str) -> Result<ViolationAction, String> {
         "block-and-log" => Ok(ViolationAction::BlockAndLog),
         "block-and-terminate" => Ok(ViolationAction::BlockAndTerminate),
         _ => Err("use block, block-and-log or block-and-terminate".into()),
+    }
+}
+
+fn parse_scope(text: &str) -> Result<InterceptScope, String> {
+    match text {
+        "all" => Ok(InterceptScope::All),
+        "named-hosts" => Ok(InterceptScope::NamedHosts),
+        _ => Err("use all or named-hosts".into()),
     }
 }
 

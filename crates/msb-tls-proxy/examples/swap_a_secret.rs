@@ -15,7 +15,9 @@ use msb_ca::SandboxCa;
 use msb_policy::{BypassList, PinTable};
 use msb_secrets::{SecretBuilder, SecretSet, ViolationAction};
 use msb_testkit::{CertificateKind, Origin, TestRoot};
-use msb_tls_proxy::{Config, Connection, Limits, NonHttp, Reset, TlsProxy, UpstreamTls};
+use msb_tls_proxy::{
+    Config, Connection, InterceptScope, Limits, NonHttp, Reset, TlsProxy, UpstreamTls,
+};
 use tokio::net::{TcpListener, TcpStream};
 
 const HOST: &str = "api.example.test";
@@ -49,6 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         events: Arc::new(|event| println!("event:  {event:?}")),
         limits: Limits::default(),
         non_http: NonHttp::default(),
+        scope: InterceptScope::default(),
     })?;
     let ca = proxy.ca().cert_der().clone();
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use msb_ca::SandboxCa;
-use msb_name::Host;
+use msb_name::{Host, HostName};
 use msb_policy::{BypassList, PinTable};
 use msb_secrets::{LengthPlan, SecretSet, ViolationAction};
 
@@ -30,6 +30,30 @@ pub struct Config {
     pub limits: Limits,
     /// What becomes of connections that carry something other than HTTP.
     pub non_http: NonHttp,
+    /// Which connections are intercepted, of those that are not bypassed.
+    pub scope: InterceptScope,
+}
+
+/// Which TLS connections are intercepted (SPEC T13).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InterceptScope {
+    /// All of them.
+    #[default]
+    All,
+    /// Those to hosts that a secret is allowed for, as the secrets are when the connection begins. All others are spliced
+    /// as bypassed ones are: the guest sees the server's own certificate, and nobody looks for placeholders.
+    NamedHosts,
+}
+
+impl InterceptScope {
+    /// Whether connections to `host` are intercepted.
+    pub(crate) fn covers(self, host: &Host, secrets: &SecretSet) -> bool {
+        let names = |name: &HostName| {
+            let mut scopes = secrets.env().filter_map(|(env, _)| secrets.scope(env));
+            scopes.any(|(_, scope)| scope.allows(name))
+        };
+        self == Self::All || host.name().is_some_and(names)
+    }
 }
 
 /// What becomes of intercepted connections that carry something other than HTTP.
@@ -51,6 +75,7 @@ impl fmt::Debug for Config {
             .field("on_violation", &self.on_violation)
             .field("limits", &self.limits)
             .field("non_http", &self.non_http)
+            .field("scope", &self.scope)
             .finish_non_exhaustive()
     }
 }

@@ -31,6 +31,13 @@ pub enum Event {
         /// Where the connection goes.
         destination: SocketAddr,
     },
+    /// No secret is for the host, and only hosts with one are intercepted; the connection is spliced.
+    OutOfScope {
+        /// The host, as the guest asked for it.
+        host: Host,
+        /// Where the connection goes.
+        destination: SocketAddr,
+    },
     /// What is said on an intercepted connection is not HTTP: it is relayed, and searched both ways.
     Relayed {
         /// The host, as the guest asked for it.

@@ -21,6 +21,12 @@
 //! its server does not see that it waits. Other informational answers (103, 102) are passed on, up to 16 for a request; in
 //! HTTP/1.1 one may get lost that comes while the answer before is still being written.
 //!
+//! # What is not intercepted
+//!
+//! Connections to bypassed hosts, and with [`InterceptScope::NamedHosts`] those to hosts that no secret is allowed for, are
+//! spliced. They can never get a value, whatever the guest calls a server, and are not searched: a placeholder in them goes
+//! where the guest sends it.
+//!
 //! # What is not HTTP
 //!
 //! ALPN says what is spoken: `h2` and `http/1.1` are HTTP, and so is whatever a client says that offers nothing else. Other
@@ -87,7 +93,8 @@ mod session;
 mod upstream;
 
 pub use config::{
-    Client, Config, Connection, DialError, Dialled, Limits, NonHttp, PlainConfig, Reset, Secrets,
+    Client, Config, Connection, DialError, Dialled, InterceptScope, Limits, NonHttp, PlainConfig,
+    Reset, Secrets,
 };
 pub use error::Error;
 pub use event::{Event, EventSink, HelloFailure};

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use msb_secrets::ViolationAction;
-use msb_tls_proxy::NonHttp;
+use msb_tls_proxy::{InterceptScope, NonHttp};
 
 /// What a name added with [`NetworkBuilder::add_host`] resolves to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,7 @@ pub struct TlsBuilder {
     pub(crate) upstream: Vec<UpstreamSetting>,
     pub(crate) body_hold_limit: Option<u64>,
     pub(crate) non_http: NonHttp,
+    pub(crate) scope: InterceptScope,
 }
 
 /// One setting about servers, or about some of them.
@@ -104,6 +105,7 @@ impl Default for TlsBuilder {
             upstream: Vec::new(),
             body_hold_limit: None,
             non_http: NonHttp::default(),
+            scope: InterceptScope::default(),
         }
     }
 }
@@ -167,6 +169,13 @@ impl TlsBuilder {
     ) -> Self {
         let setting = UpstreamSetting::ClientCertFor(pattern.into(), cert.into(), key.into());
         self.upstream.push(setting);
+        self
+    }
+
+    /// Which TLS connections on the ports are intercepted. With [`InterceptScope::NamedHosts`], connections to other hosts
+    /// are not searched for placeholders. Default: [`InterceptScope::All`].
+    pub fn intercept_scope(mut self, scope: InterceptScope) -> Self {
+        self.scope = scope;
         self
     }
 

@@ -10,7 +10,7 @@ use msb_name::{HostName, HostPattern};
 use msb_net::HostEntry;
 use msb_policy::{BypassList, NetworkPolicy};
 use msb_secrets::{Secret, SecretBuilder, SecretSet, ViolationAction};
-use msb_tls_proxy::{Limits, NonHttp, UpstreamTls, UpstreamTlsBuilder};
+use msb_tls_proxy::{InterceptScope, Limits, NonHttp, UpstreamTls, UpstreamTlsBuilder};
 use msb_vmm::AcceleratorChoice;
 
 use crate::event::Sink;
@@ -51,6 +51,7 @@ pub(crate) struct Interception {
     pub(crate) upstream: UpstreamTlsBuilder,
     pub(crate) limits: Limits,
     pub(crate) non_http: NonHttp,
+    pub(crate) scope: InterceptScope,
 }
 
 impl Plan {
@@ -196,6 +197,7 @@ pub(crate) fn plan_interception(
         upstream: plan_upstream(tls.upstream)?,
         limits,
         non_http: tls.non_http,
+        scope: tls.scope,
     }))
 }
 

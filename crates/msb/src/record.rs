@@ -166,6 +166,9 @@ fn tls(event: &Tls) -> Record {
         Tls::Bypassed { host, destination } => {
             Record::new("bypassed").host(host).destination(destination)
         }
+        Tls::OutOfScope { host, destination } => Record::new("out_of_scope")
+            .host(host)
+            .destination(destination),
         Tls::Relayed { host, destination } => {
             Record::new("relayed").host(host).destination(destination)
         }

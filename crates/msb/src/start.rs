@@ -120,6 +120,7 @@ pub(crate) fn build_tls(
         events: events.tls_sink(),
         limits: interception.limits,
         non_http: interception.non_http,
+        scope: interception.scope,
     })?)
 }
 

@@ -68,6 +68,8 @@ async fn bad_flags_are_each_told_in_words_that_help() {
         ("GOOD --add-host a.test", "write NAME:IP"),
         ("GOOD --add-host a.test:nope", "no IP address"),
         ("GOOD --tls-bypass a.*.b", "a.*.b"),
+        ("GOOD --tls-non-http tunnel", "use relay or refuse"),
+        ("GOOD --tls-intercept-scope some", "use all or named-hosts"),
         (
             &format!("GOOD --tls-bypass {HOST}"),
             "that host is bypassed",

@@ -29,9 +29,8 @@ impl Inner {
         let Some((opened, dialled)) = Box::pin(self.open(client, dial)).await else {
             return;
         };
-        let name = opened.host.name();
-        match name.filter(|name| self.bypass.covers(name)).cloned() {
-            Some(name) => Box::pin(self.splice_dialled(opened, name, dialled)).await,
+        match self.leaves_alone(&opened.host, opened.destination) {
+            Some(event) => Box::pin(self.splice_dialled(opened, event, dialled)).await,
             None => {
                 let upstream = dialled.map(|dialled| {
                     let evidence = evidence(&dialled);
@@ -93,7 +92,7 @@ impl Inner {
     async fn splice_dialled<G, U>(
         &self,
         opened: Opened<G>,
-        host: HostName,
+        event: Event,
         dialled: Result<Dialled<U>, DialError>,
     ) where
         G: AsyncRead + AsyncWrite + Unpin,
@@ -108,7 +107,7 @@ impl Inner {
         } = opened;
         match dialled {
             Ok(Dialled { upstream, .. }) => {
-                (self.events)(Event::Bypassed { host, destination });
+                (self.events)(event);
                 let connection = Connection {
                     guest,
                     reset,

@@ -33,8 +33,8 @@ use crate::session::hello::Hello;
 use crate::session::protocol::{Protocol, Upstream, accept_from_guest, offer_upstream};
 use crate::upstream::{describe_failure, refused_protocols, server_name};
 use crate::{
-    Client, Config, Connection, DialError, Dialled, Error, Event, EventSink, HelloFailure, Limits,
-    NonHttp, UpstreamTls,
+    Client, Config, Connection, DialError, Dialled, Error, Event, EventSink, HelloFailure,
+    InterceptScope, Limits, NonHttp, UpstreamTls,
 };
 
 /// Hyper's buffers do not get smaller than this.
@@ -49,12 +49,13 @@ pub struct TlsProxy(Arc<Inner>);
 pub(super) struct Inner {
     guest_tls: GuestTls,
     upstream_tls: UpstreamTls,
-    pub(super) bypass: BypassList,
+    bypass: BypassList,
     secrets: RwLock<Arc<LiveSecrets>>,
     on_violation: ViolationAction,
     pub(super) events: EventSink,
     limits: Limits,
     non_http: NonHttp,
+    scope: InterceptScope,
     drain: watch::Sender<bool>,
 }
 
@@ -74,6 +75,7 @@ impl TlsProxy {
             events,
             limits,
             non_http,
+            scope,
         } = config;
         if limits.head_len < LEAST_HEAD_LEN {
             return Err(Error::LimitTooSmall {
@@ -90,6 +92,7 @@ impl TlsProxy {
             events,
             limits,
             non_http,
+            scope,
             drain: watch::Sender::new(false),
         })))
     }
@@ -207,13 +210,8 @@ impl Inner {
             return;
         };
         let host = host(&hello, &connection.pins, connection.destination);
-        if let Host::Name(name) = &host
-            && self.bypass.covers(name)
-        {
-            (self.events)(Event::Bypassed {
-                host: name.clone(),
-                destination: connection.destination,
-            });
+        if let Some(event) = self.leaves_alone(&host, connection.destination) {
+            (self.events)(event);
             return Box::pin(splice(connection, hello.raw)).await;
         }
         let Connection {
@@ -232,6 +230,24 @@ impl Inner {
             destination,
         };
         self.intercept(opened, Ok((upstream, evidence))).await;
+    }
+
+    /// If connections to `host` are not intercepted: what to tell of this one.
+    pub(super) fn leaves_alone(&self, host: &Host, destination: SocketAddr) -> Option<Event> {
+        if let Host::Name(name) = host
+            && self.bypass.covers(name)
+        {
+            let host = name.clone();
+            return Some(Event::Bypassed { host, destination });
+        }
+        let host = host.clone();
+        (!self.scope.covers(&host, &self.current_secrets()))
+            .then_some(Event::OutOfScope { host, destination })
+    }
+
+    fn current_secrets(&self) -> SecretSet {
+        let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
+        secrets.load()
     }
 
     /// The ClientHello, or `None` after the guest was turned away.
@@ -408,10 +424,7 @@ impl Inner {
             plaintext: None,
             drain: self.drain.subscribe(),
             fault: Arc::default(),
-            secrets: Arc::new(move || {
-                let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
-                secrets.load()
-            }),
+            secrets: Arc::new(move || self.current_secrets()),
         }
     }
 

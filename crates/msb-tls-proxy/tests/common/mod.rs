@@ -27,7 +27,9 @@ use msb_ca::SandboxCa;
 use msb_policy::{BypassList, PinTable};
 use msb_secrets::{SecretBuilder, SecretSet, ViolationAction};
 use msb_testkit::TestRoot;
-use msb_tls_proxy::{Config, Connection, Event, Limits, NonHttp, Reset, TlsProxy, UpstreamTls};
+use msb_tls_proxy::{
+    Config, Connection, Event, InterceptScope, Limits, NonHttp, Reset, TlsProxy, UpstreamTls,
+};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -95,6 +97,7 @@ impl Bench {
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),
             limits: Limits::default(),
             non_http: NonHttp::default(),
+            scope: InterceptScope::default(),
         };
         change(&mut config);
         Self {
