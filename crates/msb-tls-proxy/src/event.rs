@@ -80,6 +80,16 @@ pub enum Event {
         /// What to do: the bypass option for this host.
         hint: String,
     },
+    /// The guest ended several connections to a host in a row without a word, during the handshake or right after it. It may
+    /// pin another certificate, or may have had no use for them.
+    GuestHungUp {
+        /// The host.
+        host: Host,
+        /// The port that the connection goes to.
+        port: u16,
+        /// What to do if it pins: the bypass option for this host.
+        hint: String,
+    },
     /// The guest's TLS handshake failed for another reason.
     GuestHandshakeFailed {
         /// The host.

@@ -163,6 +163,25 @@ async fn a_curl_that_does_not_trust_the_ca_is_told_of() {
         .await;
 }
 
+/// curl compares the key after the handshake, and hangs up without an alert.
+#[tokio::test]
+async fn a_curl_that_pins_a_key_is_told_of() {
+    let bench = Arc::new(Bench::new());
+    let (port, _origin) = listening(&bench).await;
+    let ca = bench.proxy.ca().cert_pem();
+    let pin = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for _ in 0..3 {
+        let Some(output) = curl_with(&port, HOST, &ca, &["--pinnedpubkey", pin]).await else {
+            return;
+        };
+        // CURLE_SSL_PINNEDPUBKEYNOTMATCH
+        assert_eq!(output.status.code(), Some(90), "{output:?}");
+    }
+    bench
+        .event(|event| matches!(event, Event::GuestHungUp { .. }).then_some(()))
+        .await;
+}
+
 #[tokio::test]
 async fn openssl_verifies_the_leaf_on_tls_1_2_and_1_3() {
     let bench = Arc::new(Bench::new());

@@ -112,6 +112,9 @@ fn log(sandbox: &str, event: &Event) {
         Event::Tls(Tls::GuestRejectedLeaf { host, hint, .. }) => {
             tracing::warn!(sandbox, %host, "the guest rejected the sandbox's certificate: {hint}");
         }
+        Event::Tls(Tls::GuestHungUp { host, hint, .. }) => {
+            tracing::warn!(sandbox, %host, "{hint}");
+        }
         Event::Proxy(event @ (Proxy::ConnectionLimit { .. } | Proxy::AcceptFailed { .. })) => {
             tracing::warn!(sandbox, ?event, "connections are refused");
         }

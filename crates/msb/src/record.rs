@@ -198,6 +198,10 @@ fn tls(event: &Tls) -> Record {
             .host(host)
             .port(*port)
             .reason(hint),
+        Tls::GuestHungUp { host, port, hint } => Record::new("guest_hung_up")
+            .host(host)
+            .port(*port)
+            .reason(hint),
         Tls::GuestHandshakeFailed { host, port, reason } => Record::new("handshake_failed")
             .host(host)
             .port(*port)

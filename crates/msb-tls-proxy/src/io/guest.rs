@@ -110,6 +110,18 @@ pub(crate) async fn read_hello(
     }
 }
 
+/// Whether a handshake failed because the guest was gone, without a word about why.
+pub(crate) fn hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let kinds = [
+        BrokenPipe,
+        ConnectionAborted,
+        ConnectionReset,
+        UnexpectedEof,
+    ];
+    kinds.contains(&error.kind())
+}
+
 /// Whether a failed handshake says that the guest does not accept our certificate (SPEC T12).
 pub(crate) fn rejected_leaf(error: &io::Error) -> bool {
     let tls = error

@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use http::StatusCode;
@@ -20,15 +20,16 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream as UpstreamStream;
 use tokio_rustls::server::{StartHandshake, TlsStream as GuestStream};
 
-use super::bridge::{Session, bridge, serve_failure};
+use super::bridge::{Session, bridge, lock, serve_failure};
 use super::guard::guarded;
-use super::guest::{GuestTls, read_hello, rejected_leaf};
+use super::guest::{GuestTls, hung_up, read_hello, rejected_leaf};
 use super::http2;
 use super::plain::{host_of, splice};
 use super::raw;
 use super::stop::Stop;
-use super::stream::Prefixed;
+use super::stream::{Noticed, Prefixed};
 use crate::event::one_line;
+use crate::session::hangups::{Hangups, PROMPTLY};
 use crate::session::hello::Hello;
 use crate::session::protocol::{Protocol, Upstream, accept_from_guest, offer_upstream};
 use crate::upstream::{describe_failure, refused_protocols, server_name};
@@ -57,6 +58,7 @@ pub(super) struct Inner {
     non_http: NonHttp,
     scope: InterceptScope,
     drain: watch::Sender<bool>,
+    hangups: Mutex<Hangups>,
 }
 
 impl TlsProxy {
@@ -94,6 +96,7 @@ impl TlsProxy {
             non_http,
             scope,
             drain: watch::Sender::new(false),
+            hangups: Mutex::default(),
         })))
     }
 
@@ -361,12 +364,13 @@ impl Inner {
                 let connection = InterceptedConnection::new(host, evidence, trust);
                 let session = Session {
                     protocol: protocol.unwrap_or(Protocol::Http1),
-                    ..self.session(connection, destination)
+                    ..Arc::clone(&self).session(connection, destination)
                 };
                 // Boxed, for what is moved through several futures has room in each.
                 return Some(Established {
-                    guest: Box::new(guest),
+                    guest: Box::new(Noticed::new(guest)),
                     upstream: Box::new(upstream),
+                    proxy: self,
                     protocol,
                     session: Arc::new(session),
                     reset,
@@ -426,6 +430,22 @@ impl Inner {
             fault: Arc::default(),
             secrets: Arc::new(move || self.current_secrets()),
         }
+    }
+
+    /// The guest is gone without a word, from which it may be seen that it pins a certificate.
+    fn hung_up(&self, host: &Host, destination: SocketAddr) {
+        let Some(count) = lock(&self.hangups).hung_up(host) else {
+            return;
+        };
+        (self.events)(Event::GuestHungUp {
+            host: host.clone(),
+            port: destination.port(),
+            hint: format!(
+                "{count} connections to {host} in a row were ended by the guest without a word, during the TLS \
+                 handshake or right after it; if its client pins a certificate, add the host to the bypass list \
+                 (--tls-bypass {host})"
+            ),
+        });
     }
 
     /// The handshake with the server, which comes first (SPEC T6), offering what of the guest's
@@ -495,7 +515,12 @@ impl Inner {
                     ),
                 });
             }
-            Ok(Err(error)) => failed(error.to_string()),
+            Ok(Err(error)) => {
+                failed(error.to_string());
+                if hung_up(&error) {
+                    self.hung_up(host, destination);
+                }
+            }
             Err(_) => {
                 failed("it was not finished in time".to_owned());
                 reset.reset();
@@ -507,8 +532,9 @@ impl Inner {
 
 /// Two streams with their handshakes behind them.
 struct Established<G, U> {
-    guest: Box<GuestStream<Prefixed<G>>>,
+    guest: Box<Noticed<GuestStream<Prefixed<G>>>>,
     upstream: Box<UpstreamStream<U>>,
+    proxy: Arc<Inner>,
     /// `None` if what is said has to show it.
     protocol: Option<Protocol>,
     session: Arc<Session>,
@@ -524,15 +550,22 @@ where
         let Self {
             mut guest,
             upstream,
+            proxy,
             protocol,
             session,
             reset,
         } = self;
+        let (host, destination) = (session.host().clone(), session.destination);
         let (stop, broken) = (Arc::clone(&session.stop), Arc::clone(&session.broken));
         match protocol {
             Some(Protocol::Http1) => Box::pin(bridge(&mut guest, upstream, session)).await,
             Some(Protocol::Http2) => Box::pin(http2::bridge(&mut guest, upstream, session)).await,
             None => Box::pin(raw::serve(&mut guest, upstream, session)).await,
+        }
+        if guest.spoke() {
+            lock(&proxy.hangups).spoke(&host);
+        } else if guest.hung_up_within(PROMPTLY) {
+            proxy.hung_up(&host, destination);
         }
         if stop.is_raised() || broken.load(Ordering::Relaxed) {
             // While the stream is still there: what is gone cannot be reset.

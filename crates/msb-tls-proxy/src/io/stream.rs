@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -38,6 +39,55 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         buffer.put_slice(&self.prefix[..len]);
         self.prefix.advance(len);
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Remembers whether anything was read before the other side ended, and when that was.
+#[derive(Debug)]
+pub(crate) struct Noticed<S> {
+    inner: S,
+    since: Instant,
+    spoke: bool,
+    ended: Option<Instant>,
+}
+
+impl<S> Noticed<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        Self {
+            inner,
+            since: Instant::now(),
+            spoke: false,
+            ended: None,
+        }
+    }
+
+    /// Whether anything was read.
+    pub(crate) fn spoke(&self) -> bool {
+        self.spoke
+    }
+
+    /// Whether the other side ended it without a word, within this time.
+    pub(crate) fn hung_up_within(&self, time: Duration) -> bool {
+        let ended = self.ended.filter(|_| !self.spoke);
+        ended.is_some_and(|at| at.duration_since(self.since) < time)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Noticed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let has_room = buffer.remaining() > 0;
+        let read = ready!(Pin::new(&mut self.inner).poll_read(context, buffer));
+        if buffer.filled().len() > before {
+            self.spoke = true;
+        } else if has_room && self.ended.is_none() {
+            self.ended = Some(Instant::now());
+        }
+        Poll::Ready(read)
     }
 }
 
@@ -133,4 +183,5 @@ macro_rules! write_to_inner {
 }
 
 write_to_inner!(Prefixed);
+write_to_inner!(Noticed);
 write_to_inner!(Checked, F: Unpin);

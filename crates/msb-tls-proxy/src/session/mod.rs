@@ -4,6 +4,7 @@ pub(crate) mod beginning;
 pub(crate) mod body;
 pub(crate) mod forward;
 pub(crate) mod framing;
+pub(crate) mod hangups;
 pub(crate) mod head;
 pub(crate) mod hello;
 pub(crate) mod opening;
