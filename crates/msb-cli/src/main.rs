@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod dumps;
 mod engine;
 mod events;
 mod interrupt;
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
         }
     };
     report::start_log(&cli.log);
+    // Before anything secret is read.
+    if let Err(error) = dumps::forbid() {
+        return report::failure(&anyhow::Error::new(error).context("cannot forbid core dumps"));
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Task::Run(_) = cli.task {
         // Its guest wants the processors; a proxy may have them all.

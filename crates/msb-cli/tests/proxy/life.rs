@@ -1,11 +1,15 @@
 //! How a proxy begins and ends.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::process::Stdio;
 
 use msb_testkit::{CertificateKind, RawOrigin};
 use rustix::process::Signal;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 
 use crate::rig::{HOST, OWN_FAILURE, Rig, within};
 
@@ -30,6 +34,64 @@ async fn the_certificate_is_written_before_clients_are_called_and_its_key_is_not
     let again = rig.proxy("connect", origin.address(), "").await;
     assert_ne!(rig.read("ca.pem"), pem, "each run has its own");
     again.get(HOST).await.unwrap();
+}
+
+/// SPEC S10. A process that may not be dumped belongs to root in `/proc`, so that others of its user cannot read it; root's
+/// own would belong to root anyway, so there it runs as somebody else.
+#[tokio::test]
+async fn nobody_else_can_read_the_proxys_memory_and_it_is_never_dumped() {
+    const SOMEBODY: u32 = 12_345;
+    let rig = Rig::new();
+    let is_root = rustix::process::getuid().is_root();
+    let program = if is_root {
+        let copy = rig.path("msb");
+        std::fs::copy(env!("CARGO_BIN_EXE_msb"), &copy).unwrap();
+        std::fs::set_permissions(&copy, Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(rig.path(""), Permissions::from_mode(0o777)).unwrap();
+        copy
+    } else {
+        PathBuf::from(env!("CARGO_BIN_EXE_msb"))
+    };
+    let mut command = Command::new(program);
+    command
+        .args([
+            "proxy",
+            "--listen",
+            "127.0.0.1:0",
+            "--mode",
+            "connect",
+            "--ca-out",
+            "ca.pem",
+        ])
+        .current_dir(rig.path(""))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    if is_root {
+        command.uid(SOMEBODY).gid(SOMEBODY);
+    }
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    within(lines.next_line())
+        .await
+        .unwrap()
+        .expect("it listens");
+    let proc = PathBuf::from(format!("/proc/{}", child.id().unwrap()));
+    let status = std::fs::read_to_string(proc.join("status")).unwrap();
+    let user = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .unwrap();
+    let user: u32 = user.split_whitespace().next().unwrap().parse().unwrap();
+    let owner = std::fs::metadata(proc.join("mem")).unwrap().uid();
+    assert_ne!(user, 0, "the test is not worth anything");
+    assert_ne!(owner, user, "others of its user can read its memory");
+    let limits = std::fs::read_to_string(proc.join("limits")).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let core: Vec<_> = core.unwrap().split_whitespace().skip(4).collect();
+    assert_eq!(core, ["0", "0", "bytes"]);
 }
 
 #[tokio::test]
