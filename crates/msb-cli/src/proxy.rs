@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use msb::{Event, Proxy, SecretBuilder};
+use msb::{CutOff, Event, Proxy, SecretBuilder};
 use tokio::task::JoinHandle;
 
 use crate::args::ProxyArgs;
@@ -50,9 +50,17 @@ pub(crate) async fn run(args: ProxyArgs) -> Result<u8> {
         cut_off = proxy.drain(Duration::from_secs(args.drain_timeout)) => cut_off,
         code = signals.end() => return Ok(code),
     };
-    if cut_off > 0 {
+    let CutOff {
+        connections,
+        unending,
+    } = cut_off;
+    if connections > 0 {
+        let among = match unending {
+            0 => String::new(),
+            _ => format!(", {unending} of them bypassed or not HTTP"),
+        };
         report::note(&format!(
-            "{cut_off} connections did not end in time and were cut off"
+            "{connections} connections did not end in time and were cut off{among}"
         ));
     }
     Ok(0)

@@ -9,6 +9,7 @@ use msb_ca::SandboxCa;
 use msb_name::{Host, HostName};
 use msb_policy::{BypassList, PinTable};
 use msb_secrets::{LengthPlan, SecretSet, ViolationAction};
+use tokio::sync::watch;
 
 use crate::{EventSink, UpstreamTls};
 
@@ -143,6 +144,27 @@ pub struct PlainConfig {
     pub events: EventSink,
     /// Bounds of time and size, where HTTP is read.
     pub limits: Limits,
+    /// When connections are to end.
+    pub drain: Drain,
+}
+
+/// Says when connections are to end as soon as nothing is under way on them; by default never. Got from
+/// [`TlsProxy::draining`](crate::TlsProxy::draining).
+#[derive(Clone, Debug, Default)]
+pub struct Drain(pub(crate) Option<watch::Receiver<bool>>);
+
+impl Drain {
+    pub(crate) fn receiver(&self) -> watch::Receiver<bool> {
+        // Without a sender nobody asks for it.
+        self.0.clone().unwrap_or_else(|| watch::channel(false).1)
+    }
+
+    /// Waits until they are to end.
+    pub(crate) async fn raised(&self) {
+        if self.receiver().wait_for(|drain| *drain).await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 impl fmt::Debug for PlainConfig {

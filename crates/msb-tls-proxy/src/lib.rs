@@ -93,8 +93,8 @@ mod session;
 mod upstream;
 
 pub use config::{
-    Client, Config, Connection, DialError, Dialled, InterceptScope, Limits, NonHttp, PlainConfig,
-    Reset, Secrets,
+    Client, Config, Connection, DialError, Dialled, Drain, InterceptScope, Limits, NonHttp,
+    PlainConfig, Reset, Secrets,
 };
 pub use error::Error;
 pub use event::{Event, EventSink, HelloFailure};

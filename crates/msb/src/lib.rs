@@ -67,5 +67,5 @@ pub use error::Error;
 pub use event::Event;
 pub use exec::{Command, ExitStatus, Output, Piece, Process, Stdin};
 pub use network::{HostAddress, NetworkBuilder, TlsBuilder};
-pub use proxy::{Proxy, ProxyBuilder, ProxyEvent, ProxyMode};
+pub use proxy::{CutOff, Proxy, ProxyBuilder, ProxyEvent, ProxyMode};
 pub use sandbox::Sandbox;

@@ -10,7 +10,7 @@ use msb_image::{DiskFormat, Guest, GuestPaths, RootDisk, Store};
 use msb_net::Addresses;
 use msb_policy::PinTable;
 use msb_secrets::{SecretSet, ViolationAction};
-use msb_tls_proxy::{Limits, PlainConfig, TlsProxy};
+use msb_tls_proxy::{Drain, Limits, PlainConfig, TlsProxy};
 use msb_vmm::{Accelerator, Channels, Disk, Machine, NetworkDevice, Vm};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -214,6 +214,7 @@ async fn connect(
             },
             on_violation: plan.on_violation,
             events: events.tls_sink(),
+            drain: Drain::default(),
             limits: plan
                 .interception
                 .as_ref()

@@ -5,13 +5,13 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use msb_testkit::{CertificateKind, RawOrigin};
+use msb_testkit::{CertificateKind, Origin, RawOrigin};
 use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
-use crate::rig::{HOST, OWN_FAILURE, Rig, within};
+use crate::rig::{HOST, OTHER, OWN_FAILURE, Rig, within};
 
 #[tokio::test]
 async fn the_certificate_is_written_before_clients_are_called_and_its_key_is_not() {
@@ -222,4 +222,61 @@ async fn idle_connections_do_not_hold_up_the_end() {
     assert_ne!(within(idle.read(&mut [0; 1000])).await.unwrap(), 0);
     proxy.signal(Signal::TERM);
     assert_eq!(proxy.end().await, (Some(0), String::new()));
+}
+
+/// Neither plaintext ones between two requests nor those whose server is not to be had.
+#[tokio::test]
+async fn no_kind_of_connection_without_a_request_holds_up_the_end() {
+    let rig = Rig::new();
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let flags = "--drain-timeout 3600 --secret-no-tls-identity API_KEY";
+    let proxy = rig
+        .proxy("connect", server.local_addr().unwrap(), flags)
+        .await;
+    let tunnel = format!("CONNECT {HOST}:80 HTTP/1.1\r\nHost: {HOST}:80\r\n\r\n");
+    let (_, mut plaintext) = proxy.ask(tunnel.as_bytes()).await;
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    plaintext.write_all(request.as_bytes()).await.unwrap();
+    let (mut served, _) = within(server.accept()).await.unwrap();
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    served.write_all(answer).await.unwrap();
+    let mut got = [0; 1000];
+    assert_ne!(within(plaintext.read(&mut got)).await.unwrap(), 0);
+    // Its certificate is for neither name.
+    let untrusted = rig.root.server(&["x.test"], CertificateKind::Good);
+    let untrusted = Origin::start(untrusted).await;
+    let other = Rig::new();
+    let failing = other
+        .proxy("connect", untrusted.address(), "--drain-timeout 3600")
+        .await;
+    let _told = failing.tunnel(&format!("{HOST}:443"), HOST).await.unwrap();
+    for proxy in [proxy, failing] {
+        proxy.signal(Signal::TERM);
+        assert_eq!(proxy.end().await, (Some(0), String::new()));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_end_in_order_is_told_apart() {
+    let rig = Rig::new();
+    let origin = RawOrigin::start(rig.root.server(&[HOST, OTHER], CertificateKind::Good)).await;
+    let flags = format!("--drain-timeout 0 --tls-bypass {OTHER}");
+    let proxy = rig.proxy("connect", origin.address(), &flags).await;
+    let _waiting = tunnel_that_waits(&proxy, &origin).await;
+    let (_, stream) = proxy
+        .ask(format!("CONNECT {OTHER}:443 HTTP/1.1\r\nHost: {OTHER}:443\r\n\r\n").as_bytes())
+        .await;
+    let root = rig.root.der();
+    let bypassed = msb_testkit::connect_tls_over(stream, OTHER, &root);
+    let (bypassed, _served) = tokio::join!(bypassed, origin.accept());
+    let _bypassed = bypassed.unwrap();
+    proxy.signal(Signal::TERM);
+    let (code, said) = proxy.end().await;
+    assert_eq!(
+        (code, said.as_str()),
+        (
+            Some(0),
+            "msb: 2 connections did not end in time and were cut off, 1 of them bypassed or not HTTP\n"
+        )
+    );
 }

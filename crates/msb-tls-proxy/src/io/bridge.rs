@@ -1,7 +1,6 @@
 //! HTTP/1.1 between two streams, one request after the other.
 
 use std::convert::Infallible;
-use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +30,7 @@ use super::websocket;
 use crate::config::Secrets;
 use crate::session::head;
 use crate::session::protocol::Protocol;
-use crate::{Event, EventSink, Limits};
+use crate::{Drain, Event, EventSink, Limits};
 
 /// How long a finished connection may take to say goodbye upstream.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
@@ -99,10 +98,7 @@ impl Session {
 
     /// Waits until the connection is to end.
     pub(crate) async fn draining(&self) {
-        // Without a sender nobody asks for it.
-        if self.drain.clone().wait_for(|drain| *drain).await.is_err() {
-            pending().await
-        }
+        Drain(Some(self.drain.clone())).raised().await;
     }
 
     pub(crate) fn host(&self) -> &Host {
@@ -242,18 +238,28 @@ where
 }
 
 /// Answers every request with `status` and `reason`, for a server that cannot be reached or verified.
-pub(crate) async fn serve_failure<G>(guest: G, status: StatusCode, reason: &str, limits: &Limits)
-where
+pub(crate) async fn serve_failure<G>(
+    guest: G,
+    status: StatusCode,
+    reason: &str,
+    limits: &Limits,
+    drain: &Drain,
+) where
     G: AsyncRead + AsyncWrite + Send + Unpin,
 {
     let service = service_fn(async |_: Request<Incoming>| {
         Ok::<_, Infallible>(answer(Protocol::Http1, status, reason.to_owned()))
     });
     let guest = Checked::new(guest, limits.head_len, |_: &str| {});
+    let mut guest = pin!(server(limits).serve_connection(TokioIo::new(guest), service));
     // The guest has been told, or is gone.
-    let _ = server(limits)
-        .serve_connection(TokioIo::new(guest), service)
-        .await;
+    tokio::select! {
+        _ = &mut guest => {}
+        () = drain.raised() => {
+            guest.as_mut().graceful_shutdown();
+            let _ = guest.await;
+        }
+    }
 }
 
 pub(crate) fn server(limits: &Limits) -> hyper::server::conn::http1::Builder {

@@ -108,6 +108,7 @@ impl Inner {
         match dialled {
             Ok(Dialled { upstream, .. }) => {
                 (self.events)(event);
+                let _counted = self.count_unending();
                 let connection = Connection {
                     guest,
                     reset,

@@ -25,8 +25,8 @@ use super::exchange::{AnswerBody, answer, exchange};
 use super::incoming::Incoming;
 use super::interim::Interim;
 use super::stream::Prefixed;
-use crate::Limits;
 use crate::session::protocol::Protocol;
+use crate::{Drain, Limits};
 use pipe::Pipe;
 use tasks::Tasks;
 use upstream::{State, Upstream};
@@ -52,7 +52,8 @@ where
         Ok(upstream) => upstream,
         Err(error) => {
             let reason = format!("{} ended the connection: {error}", session.host());
-            return serve_failure(guest, StatusCode::BAD_GATEWAY, &reason, &limits).await;
+            let (status, drain) = (StatusCode::BAD_GATEWAY, Drain(Some(session.drain.clone())));
+            return serve_failure(guest, status, &reason, &limits, &drain).await;
         }
     };
     // Dropped with this future, which ends them all.
@@ -221,14 +222,30 @@ async fn send(answer: Response<AnswerBody>, respond: &Mutex<SendResponse<Bytes>>
 }
 
 /// As [`serve_failure`](super::bridge::serve_failure), for HTTP/2.
-pub(crate) async fn serve_failure<G>(guest: G, status: StatusCode, reason: &str, limits: &Limits)
-where
+pub(crate) async fn serve_failure<G>(
+    guest: G,
+    status: StatusCode,
+    reason: &str,
+    limits: &Limits,
+    drain: &Drain,
+) where
     G: AsyncRead + AsyncWrite + Send + Unpin,
 {
     let tasks = Tasks::default();
     let served = async {
         let mut guest = server(limits).handshake::<_, Bytes>(guest).await?;
-        while let Some(request) = guest.accept().await {
+        let mut draining = pin!(drain.raised());
+        let mut closing = false;
+        loop {
+            let request = tokio::select! {
+                request = guest.accept() => request,
+                () = &mut draining, if !closing => {
+                    closing = true;
+                    guest.graceful_shutdown();
+                    continue;
+                }
+            };
+            let Some(request) = request else { break };
             let (_, respond) = request?;
             let answer = answer(Protocol::Http2, status, reason.to_owned());
             let sent = async move { send(answer, &Mutex::new(respond)).await };

@@ -54,7 +54,11 @@ where
     if !secrets.reads_plaintext() {
         return relay(connection, secrets, config).await;
     }
-    let Ok(first) = first_words(&mut connection, config.limits.continue_wait).await else {
+    let first = tokio::select! {
+        first = first_words(&mut connection, config.limits.continue_wait) => first,
+        () = config.drain.raised() => return,
+    };
+    let Ok(first) = first else {
         return connection.reset.reset();
     };
     let connection = Connection {
@@ -144,7 +148,7 @@ where
         protocol: Protocol::Http1,
         switch: Arc::default(),
         open: watch::Sender::new(0),
-        drain: watch::channel(false).1,
+        drain: config.drain.receiver(),
         fault: Arc::default(),
     };
     bridge(&mut guest, upstream, Arc::new(session)).await;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -26,7 +26,6 @@ use super::guest::{GuestTls, hung_up, read_hello, rejected_leaf};
 use super::http2;
 use super::plain::{host_of, splice};
 use super::raw;
-use super::stop::Stop;
 use super::stream::{Noticed, Prefixed};
 use crate::event::one_line;
 use crate::session::hangups::{Hangups, PROMPTLY};
@@ -34,7 +33,7 @@ use crate::session::hello::Hello;
 use crate::session::protocol::{Protocol, Upstream, accept_from_guest, offer_upstream};
 use crate::upstream::{describe_failure, refused_protocols, server_name};
 use crate::{
-    Client, Config, Connection, DialError, Dialled, Error, Event, EventSink, HelloFailure,
+    Client, Config, Connection, DialError, Dialled, Drain, Error, Event, EventSink, HelloFailure,
     InterceptScope, Limits, NonHttp, UpstreamTls,
 };
 
@@ -59,6 +58,8 @@ pub(super) struct Inner {
     scope: InterceptScope,
     drain: watch::Sender<bool>,
     hangups: Mutex<Hangups>,
+    /// Held by every connection that [`TlsProxy::unending`] counts.
+    unending: Arc<()>,
 }
 
 impl TlsProxy {
@@ -97,6 +98,7 @@ impl TlsProxy {
             scope,
             drain: watch::Sender::new(false),
             hangups: Mutex::default(),
+            unending: Arc::default(),
         })))
     }
 
@@ -138,6 +140,19 @@ impl TlsProxy {
     /// Lets every connection end once no request is open on it, those that come later included.
     pub fn drain(&self) {
         self.0.drain.send_replace(true);
+    }
+
+    /// What [`drain`](Self::drain) raises, for connections that are not intercepted.
+    #[must_use]
+    pub fn draining(&self) -> Drain {
+        self.0.draining()
+    }
+
+    /// How many connections are open that do not end by [`drain`](Self::drain), because nobody can tell when nothing is
+    /// under way on them: those that are spliced, or may carry something other than HTTP.
+    #[must_use]
+    pub fn unending(&self) -> usize {
+        Arc::strong_count(&self.0.unending) - 1
     }
 
     /// Serves one connection to its end. What happens on it is told through the events; a panic in
@@ -215,6 +230,7 @@ impl Inner {
         let host = host(&hello, &connection.pins, connection.destination);
         if let Some(event) = self.leaves_alone(&host, connection.destination) {
             (self.events)(event);
+            let _counted = self.count_unending();
             return Box::pin(splice(connection, hello.raw)).await;
         }
         let Connection {
@@ -246,6 +262,15 @@ impl Inner {
         let host = host.clone();
         (!self.scope.covers(&host, &self.current_secrets()))
             .then_some(Event::OutOfScope { host, destination })
+    }
+
+    /// Counts a connection as long as what is returned lives.
+    pub(super) fn count_unending(&self) -> impl Sized + use<> {
+        Arc::clone(&self.unending)
+    }
+
+    fn draining(&self) -> Drain {
+        Drain(Some(self.drain.subscribe()))
     }
 
     fn current_secrets(&self) -> SecretSet {
@@ -394,15 +419,16 @@ impl Inner {
     ) where
         G: AsyncRead + AsyncWrite + Send + Unpin,
     {
+        let (limits, drain) = (&self.limits, self.draining());
         match protocol {
-            Some(Protocol::Http1) => serve_failure(guest, status, reason, &self.limits).await,
+            Some(Protocol::Http1) => serve_failure(guest, status, reason, limits, &drain).await,
             Some(Protocol::Http2) => {
-                http2::serve_failure(guest, status, reason, &self.limits).await;
+                http2::serve_failure(guest, status, reason, limits, &drain).await;
             }
             None => match raw::request(&mut guest, &self.limits).await {
                 Some(begun) => {
                     let guest = Prefixed::new(begun, guest);
-                    serve_failure(guest, status, reason, &self.limits).await;
+                    serve_failure(guest, status, reason, limits, &drain).await;
                 }
                 None => reset.reset(),
             },
@@ -560,7 +586,10 @@ where
         match protocol {
             Some(Protocol::Http1) => Box::pin(bridge(&mut guest, upstream, session)).await,
             Some(Protocol::Http2) => Box::pin(http2::bridge(&mut guest, upstream, session)).await,
-            None => Box::pin(raw::serve(&mut guest, upstream, session)).await,
+            None => {
+                let _counted = proxy.count_unending();
+                Box::pin(raw::serve(&mut guest, upstream, session)).await;
+            }
         }
         if guest.spoke() {
             lock(&proxy.hangups).spoke(&host);
@@ -607,7 +636,7 @@ impl From<DialError> for Unreached {
 
 /// The name in the ClientHello; else the one name that the sandbox's DNS gave the address for;
 /// else the address (SPEC T3).
-fn host(hello: &Hello, pins: &std::sync::Mutex<PinTable>, destination: SocketAddr) -> Host {
+fn host(hello: &Hello, pins: &Mutex<PinTable>, destination: SocketAddr) -> Host {
     match &hello.server_name {
         Some(name) => Host::Name(name.clone()),
         None => {
@@ -624,7 +653,7 @@ fn host(hello: &Hello, pins: &std::sync::Mutex<PinTable>, destination: SocketAdd
 pub(crate) fn destination_of(
     host: &Host,
     destination: SocketAddr,
-    pins: &std::sync::Mutex<PinTable>,
+    pins: &Mutex<PinTable>,
 ) -> Destination {
     let pins = pins.lock().unwrap_or_else(PoisonError::into_inner);
     host.name()

@@ -54,6 +54,15 @@ pub struct Proxy {
     serving: JoinHandle<()>,
 }
 
+/// The connections that had not ended when the time for it was over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CutOff {
+    /// All of them.
+    pub connections: usize,
+    /// Those among them that would have gone on as long as both sides like: bypassed ones, and what is not HTTP.
+    pub unending: usize,
+}
+
 impl Proxy {
     /// Starts to configure a proxy.
     pub fn builder() -> ProxyBuilder {
@@ -172,16 +181,18 @@ impl Proxy {
         reason.unwrap_or_else(|| "its task is gone".to_owned())
     }
 
-    /// Accepts no more connections and lets open requests finish, for at most `limit`. Returns how many connections were cut
-    /// off then.
-    pub async fn drain(mut self, limit: Duration) -> usize {
+    /// Accepts no more connections and lets open requests finish, for at most `limit`. Returns what was cut off then.
+    pub async fn drain(mut self, limit: Duration) -> CutOff {
         self.drain.send_replace(true);
         if self.end.borrow().is_none() {
             self.tls.drain();
         }
         match tokio::time::timeout(limit, &mut self.serving).await {
-            Ok(_) => 0,
-            Err(_) => self.connections(),
+            Ok(_) => CutOff::default(),
+            Err(_) => CutOff {
+                connections: self.connections(),
+                unending: self.tls.unending(),
+            },
         }
     }
 }

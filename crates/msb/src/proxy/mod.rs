@@ -8,7 +8,7 @@ mod handle;
 mod serve;
 
 pub use builder::{ProxyBuilder, ProxyMode};
-pub use handle::Proxy;
+pub use handle::{CutOff, Proxy};
 
 use msb_name::Host;
 

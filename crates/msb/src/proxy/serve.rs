@@ -324,6 +324,7 @@ impl Server {
             on_violation: self.on_violation,
             events: self.events.tls_sink(),
             limits: self.limits,
+            drain: self.tls.draining(),
         }
     }
 
