@@ -14,8 +14,8 @@
 //! # Limits
 //!
 //! WebSocket is carried on HTTP/1.1, and on HTTP/2 where the server takes it there (RFC 8441). Offers to switch to another
-//! version of HTTP or to TLS are removed, as who makes them goes on without; a request for any other upgrade, or a CONNECT,
-//! is answered 501: nobody could read what follows. There is one upstream connection
+//! version of HTTP or to TLS are removed, as who makes them goes on without; a request for any other upgrade, or a CONNECT
+//! on HTTP/2, is answered 501: nobody could read what follows. There is one upstream connection
 //! for each guest connection, and both speak the same protocol: a guest that insists on HTTP/2 where
 //! the server does not speak it gets a TLS alert. A guest is not told `100 Continue` in HTTP/2, and
 //! its server does not see that it waits. Other informational answers (103, 102) are passed on, up to 16 for a request; in
@@ -43,7 +43,15 @@
 //!   lengths and checksums either. A value that is cut by a pause of 20 ms is not found.
 //! - An end without TLS's `close_notify` is passed on without one. There is no limit of time on a relay.
 //!
-//! HTTP that is spoken inside some other protocol is not seen as such. [`NonHttp::Refuse`] takes everything for HTTP.
+//! A CONNECT on HTTP/1.1 is passed on to the server, which is a proxy then. Its fields are judged by the server's host, for
+//! that is who reads them; where the tunnel leads is the server's business, as any use is that a server makes of a request.
+//! What is in the tunnel is relayed and searched in the same way. TLS in it is the guest's own with who is at its end: no
+//! value can get there, and no placeholder is seen. A tunnel that begins with an HTTP request is reset: a server that
+//! answers every method with 200 has opened none, and would take it for a request that nobody checked. On HTTP/2, CONNECT is
+//! answered 501.
+//!
+//! HTTP that is spoken inside some other protocol is not seen as such. [`NonHttp::Refuse`] takes everything for
+//! HTTP, and answers 501 to CONNECT.
 //!
 //! A violation on one HTTP/2 stream ends the whole connection: the guest sees a reset in either protocol.
 //!

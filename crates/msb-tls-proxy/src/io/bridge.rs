@@ -26,11 +26,11 @@ use super::interim::{Informed, Waiting};
 use super::proxy::destination_of;
 use super::stop::Stop;
 use super::stream::{Checked, Prefixed};
-use super::websocket;
+use super::{raw, websocket};
 use crate::config::Secrets;
 use crate::session::head;
 use crate::session::protocol::Protocol;
-use crate::{Drain, Event, EventSink, Limits};
+use crate::{Drain, Event, EventSink, Limits, NonHttp};
 
 /// How long a finished connection may take to say goodbye upstream.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
@@ -51,6 +51,7 @@ pub(crate) struct Session {
     pub(crate) on_violation: ViolationAction,
     pub(crate) events: EventSink,
     pub(crate) limits: Limits,
+    pub(crate) non_http: NonHttp,
     pub(crate) stop: Arc<Stop>,
     /// Whether an answer broke off, which its guest must not take for its end.
     pub(crate) broken: Arc<AtomicBool>,
@@ -234,6 +235,9 @@ where
     };
     let upstream = upstream.into_parts();
     let upstream = Prefixed::new(upstream.read_buf, upstream.io.into_inner());
+    if switched.is_tunnel {
+        return raw::tunnel(guest, upstream, &session).await;
+    }
     websocket::relay(guest, upstream, switched, &session).await;
 }
 

@@ -1,6 +1,7 @@
 //! One request and its answer, from the guest's head to the guest's answer.
 
 mod socket;
+mod tunnel;
 
 use std::future::pending;
 use std::sync::atomic::Ordering;
@@ -21,12 +22,12 @@ use super::client::{Client, NoAnswer, Unserved};
 use super::expect::Continue;
 use super::incoming::Incoming;
 use super::interim::{Informing, Interim};
-use crate::Event;
 use crate::event::one_line;
 use crate::session::body::{self, Fault, Treatment};
 use crate::session::head::{self, Plan, Refused};
 use crate::session::protocol::Protocol;
-use crate::session::response as answered;
+use crate::session::{response as answered, tunnel as asked};
+use crate::{Event, NonHttp};
 use socket::Socket;
 
 /// The body of what the guest is answered: the server's, or one of the proxy's own.
@@ -57,6 +58,9 @@ pub(crate) async fn exchange(
         return Ok(context.session.refuse(status, "too many fields".to_owned()));
     }
     let secrets = (context.session.secrets)();
+    if context.session.non_http == NonHttp::Relay && asked::is_asked_for(&head) {
+        return Box::pin(context.tunnel(client, head, incoming, secrets)).await;
+    }
     let plan = match head::rewrite(&mut head, &context.session.connection, &secrets) {
         Ok(plan) => plan,
         Err(Refused::Answer { status, reason }) => {
@@ -201,8 +205,9 @@ pub(crate) struct RequestContext {
     open: Open,
 }
 
-/// What is left to do on a connection that speaks WebSocket from here on.
+/// What is left to do on a connection that speaks WebSocket from here on, or is a tunnel.
 pub(crate) struct Switched {
+    pub(crate) is_tunnel: bool,
     /// `None` if nothing is read.
     pub(crate) request: Option<RequestRewriter>,
     pub(crate) scrubber: Option<ResponseScrubber>,
@@ -338,6 +343,17 @@ impl RequestContext {
         }
     }
 
+    fn switched_to_tunnel(&self) -> Switched {
+        Switched {
+            is_tunnel: true,
+            request: None,
+            scrubber: None,
+            connection: self.session.connection.clone(),
+            method: self.method.clone(),
+            path: self.path.clone(),
+        }
+    }
+
     fn bad_gateway(&self, reason: &str) -> Response<AnswerBody> {
         self.session
             .refuse(StatusCode::BAD_GATEWAY, one_line(reason))
@@ -368,6 +384,7 @@ impl RequestContext {
         // Else of the server's connection, and the library may keep something of it there.
         head.extensions.clear();
         *lock(&self.session.switch.done) = Some(Switched {
+            is_tunnel: false,
             request,
             scrubber,
             connection: self.session.connection.clone(),

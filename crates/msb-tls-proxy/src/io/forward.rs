@@ -23,7 +23,7 @@ use super::stream::Checked;
 use crate::event::one_line;
 use crate::session::forward;
 use crate::session::protocol::Protocol;
-use crate::{Client, DialError, Dialled};
+use crate::{Client, DialError, Dialled, NonHttp};
 
 impl Inner {
     pub(super) async fn serve_forward<G, U, D>(
@@ -47,7 +47,11 @@ impl Inner {
             Destination::Unpinned(address),
             UpstreamTrust::Plaintext,
         );
-        let session = self.session(connection, destination);
+        let session = Session {
+            // CONNECT is for who asks this proxy itself for a tunnel.
+            non_http: NonHttp::Refuse,
+            ..self.session(connection, destination)
+        };
         let (stop, broken) = (Arc::clone(&session.stop), Arc::clone(&session.broken));
         let servers = Servers {
             session: Arc::new(session),

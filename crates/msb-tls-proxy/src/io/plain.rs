@@ -20,7 +20,7 @@ use super::stop::Stop;
 use super::stream::Prefixed;
 use crate::session::opening::Opening;
 use crate::session::protocol::Protocol;
-use crate::{Connection, Event, PlainConfig};
+use crate::{Connection, Event, NonHttp, PlainConfig};
 
 /// How much is read at once.
 const CHUNK: usize = 64 * 1024;
@@ -143,6 +143,7 @@ where
         on_violation: config.on_violation,
         events: config.events,
         limits: config.limits,
+        non_http: NonHttp::Refuse,
         stop: Arc::clone(&stop),
         broken: Arc::clone(&broken),
         protocol: Protocol::Http1,

@@ -448,6 +448,7 @@ impl Inner {
             on_violation: self.on_violation,
             events: Arc::clone(&self.events),
             limits: self.limits,
+            non_http: self.non_http,
             protocol: Protocol::Http1,
             switch: Arc::default(),
             open: watch::Sender::new(0),

@@ -125,6 +125,22 @@ pub(crate) async fn request<G: AsyncRead + Unpin>(guest: &mut G, limits: &Limits
     Some(read.freeze())
 }
 
+/// Relays what is in a tunnel that the server has opened for the guest. Not HTTP: a server that answers any method with 200
+/// has opened none, and would take what follows for requests that nobody has checked.
+pub(crate) async fn tunnel<G, U>(guest: G, upstream: U, session: &Session)
+where
+    G: AsyncRead + AsyncWrite + Send + Unpin,
+    U: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let first = First {
+        spoken: Spoken::Other,
+        beginning: Beginning::new(session.limits.head_len.min(LONGEST_LINE)),
+        from_guest: Bytes::new(),
+        from_upstream: Bytes::new(),
+    };
+    relay(guest, upstream, first, session).await;
+}
+
 enum Ended {
     /// One side is gone without having said so.
     Cut,

@@ -73,6 +73,14 @@ impl Refused {
         Self::answer(StatusCode::BAD_REQUEST, reason)
     }
 
+    /// Why nothing could be put in.
+    pub(super) fn of(fault: InjectFault, path: &str) -> Self {
+        match fault {
+            InjectFault::Violation(violation) => Self::violation(violation, path),
+            fault => Self::answer(StatusCode::BAD_GATEWAY, fault.to_string()),
+        }
+    }
+
     fn violation(violation: Violation, path: &str) -> Self {
         let in_path = *violation.location() == Location::Path;
         Self::Violation {
@@ -102,10 +110,7 @@ pub(crate) fn rewrite(
     remove_hops(head)?;
 
     let mut rewriter = secrets.request(connection, &authority);
-    inject(head, &mut rewriter).map_err(|fault| match fault {
-        InjectFault::Violation(violation) => Refused::violation(violation, &path),
-        fault => Refused::answer(StatusCode::BAD_GATEWAY, fault.to_string()),
-    })?;
+    inject(head, &mut rewriter).map_err(|fault| Refused::of(fault, &path))?;
     check_identity(connection, &authority).map_err(|misdirected| {
         Refused::answer(
             StatusCode::MISDIRECTED_REQUEST,
@@ -357,7 +362,7 @@ pub(crate) fn hop_by_hop(headers: &HeaderMap) -> Hops {
     hops
 }
 
-fn remove_hops(head: &mut request::Parts) -> Result<(), Refused> {
+pub(super) fn remove_hops(head: &mut request::Parts) -> Result<(), Refused> {
     let headers = &mut head.headers;
     let Hops { names, fault } = hop_by_hop(headers);
     if let Some(fault) = fault {
@@ -407,7 +412,10 @@ pub(crate) enum InjectFault {
     TooLong,
 }
 
-fn inject(head: &mut request::Parts, rewriter: &mut RequestRewriter) -> Result<(), InjectFault> {
+pub(super) fn inject(
+    head: &mut request::Parts,
+    rewriter: &mut RequestRewriter,
+) -> Result<(), InjectFault> {
     // The absolute form and CONNECT's authority are searched, too.
     if let Some(target) = rewriter.rewrite_target(&head.uri.to_string())? {
         head.uri = Uri::from_maybe_shared(target.into_bytes()).map_err(|_| InjectFault::TooLong)?;

@@ -10,4 +10,5 @@ pub(crate) mod hello;
 pub(crate) mod opening;
 pub(crate) mod protocol;
 pub(crate) mod response;
+pub(crate) mod tunnel;
 pub(crate) mod websocket;
