@@ -93,6 +93,9 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// The most bytes a request or response head may have: 64 KiB; at least 8 KiB.
     pub head_len: usize,
+    /// How long a connection in HTTP/1.1 has nothing to do before its buffers are given back, which are made anew for the
+    /// next request: 1 s, at most twice that.
+    pub rest_after: Duration,
     /// The most header fields a request or response may have: 100.
     pub header_count: usize,
     /// The most bytes the fields of an HTTP/2 request or response may have, counted as RFC 9113 section 6.5.2 says: 64 KiB.
@@ -119,6 +122,7 @@ impl Default for Limits {
             hello_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             head_len: 64 * 1024,
+            rest_after: Duration::from_secs(1),
             header_count: 100,
             header_list_len: 64 * 1024,
             streams: 100,

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use super::exchange::{AnswerBody, Switched, answer, exchange};
 use super::incoming::Incoming as Body;
 use super::interim::{Informed, Waiting};
 use super::proxy::destination_of;
+use super::rest::Settled;
 use super::stop::Stop;
 use super::stream::{Checked, Prefixed};
 use super::{raw, websocket};
@@ -57,6 +58,8 @@ pub(crate) struct Session {
     pub(crate) broken: Arc<AtomicBool>,
     pub(crate) protocol: Protocol,
     pub(crate) switch: Arc<Switch>,
+    /// How many requests there have been.
+    pub(crate) opened: Arc<AtomicUsize>,
     /// How many requests are being served.
     pub(crate) open: watch::Sender<usize>,
     /// Set when connections are to end as soon as no request is open on them.
@@ -161,7 +164,51 @@ where
     G: AsyncRead + AsyncWrite + Send + Unpin,
     U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let (mut guest, mut upstream) = (Prefixed::from(guest), Prefixed::from(upstream));
+    let mut answered = false;
+    loop {
+        // Boxed, so that its buffers are given back while the connection rests.
+        match Box::pin(serve(guest, upstream, &session, answered)).await {
+            Left::Nothing => return,
+            Left::Switched(guest, upstream, switched) => {
+                return match switched.is_tunnel {
+                    true => Box::pin(raw::tunnel(guest, upstream, &session)).await,
+                    false => Box::pin(websocket::relay(guest, upstream, *switched, &session)).await,
+                };
+            }
+            Left::Streams(resting, server, has_answered) => {
+                (guest, upstream, answered) = (resting, server, has_answered);
+            }
+        }
+        // A request that has begun has its time limit where it is read.
+        if !guest.has_unread() && !session.rest(&mut guest, &mut upstream).await {
+            return;
+        }
+    }
+}
+
+/// What is left of a connection when there is nothing more to serve for now.
+enum Left<G, U> {
+    Nothing,
+    /// The streams, and whether the server has answered yet.
+    Streams(G, U, bool),
+    Switched(G, U, Box<Switched>),
+}
+
+/// Serves requests until either side ends, or there are none for a while.
+async fn serve<G, U>(
+    guest: Prefixed<G>,
+    upstream: Prefixed<U>,
+    session: &Arc<Session>,
+    answered: bool,
+) -> Left<Prefixed<G>, Prefixed<U>>
+where
+    G: AsyncRead + AsyncWrite + Send + Unpin,
+    U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let limits = session.limits;
+    let begun = guest.has_unread();
+    let (sent, told) = (Settled::default(), Settled::default());
     let mut builder = hyper::client::conn::http1::Builder::new();
     builder
         .preserve_header_case(true)
@@ -169,32 +216,32 @@ where
     if limits.header_count != UNASKED_HEADERS {
         builder.max_headers(limits.header_count);
     }
-    let handshake = builder.handshake(TokioIo::new(upstream)).await;
+    let handshake = builder.handshake(TokioIo::new(sent.watch(upstream))).await;
     // It sends nothing, so there is nothing that could fail.
-    let Ok((sender, upstream)) = handshake else {
-        return;
+    let Ok((sender, mut upstream)) = handshake else {
+        return Left::Nothing;
     };
-    let mut upstream = upstream;
-    let client = Arc::new(Client::http1(sender));
-    let guest = {
-        let guest = Checked::new(guest, limits.head_len, |reason: &str| {
-            report_framing(&session, reason);
+    let client = Arc::new(Client::http1(sender, answered));
+    let (guest, switched) = {
+        let guest = Checked::new(told.watch(guest), limits.head_len, |reason: &str| {
+            report_framing(session, reason);
         });
         let waiting = Waiting::default();
         let guest = Informed::new(guest, waiting.clone());
         let service = service_fn(|mut request: Request<Incoming>| {
-            let (session, client) = (Arc::clone(&session), Arc::clone(&client));
+            let (session, client) = (Arc::clone(session), Arc::clone(&client));
             request.extensions_mut().insert(waiting.interim());
             // Boxed, so that a connection between two requests has no room for one.
             Box::pin(exchange(session, client, request.map(Body::Http1)))
         });
         let mut guest = server(&limits).serve_connection(TokioIo::new(guest), service);
         let mut draining = pin!(session.draining());
-        let (mut upstream_open, mut closing) = (true, false);
+        let mut resting = pin!(session.resting([&sent, &told], begun));
+        let (mut upstream_open, mut closing, mut rests) = (true, false, false);
         loop {
             tokio::select! {
                 biased;
-                () = session.stop.raised() => return,
+                () = session.stop.raised() => return Left::Nothing,
                 ended = &mut upstream, if upstream_open => {
                     upstream_open = false;
                     if let Err(error) = ended {
@@ -212,33 +259,39 @@ where
                     Pin::new(&mut guest).graceful_shutdown();
                 }
                 _ = &mut guest => break,
+                // The last, so that both sides have been polled and have nothing to do.
+                () = &mut resting, if upstream_open && !closing => {
+                    rests = true;
+                    break;
+                }
             }
         }
         let switched = lock(&session.switch.done).take();
-        match switched {
-            Some(switched) => {
-                let Parts { io, read_buf, .. } = guest.into_parts();
-                let Some(stream) = io.into_inner().into_inner().into_inner() else {
-                    // What came behind the request was no HTTP, and it was told so before the switch.
-                    return;
-                };
-                Some((Prefixed::new(read_buf, stream), switched))
+        if switched.is_none() && !rests {
+            if !upstream_open || session.stop.is_raised() {
+                return Left::Nothing;
             }
-            None if !upstream_open || session.stop.is_raised() => return,
-            None => None,
+            drop(guest);
+            drop(client);
+            let _ = tokio::time::timeout(FAREWELL, upstream).await;
+            return Left::Nothing;
         }
+        let Parts { io, read_buf, .. } = guest.into_parts();
+        let Some(stream) = io.into_inner().into_inner().into_inner() else {
+            // What came behind the request was no HTTP, and it was told so before the switch.
+            return Left::Nothing;
+        };
+        let mut guest = stream.into_inner();
+        guest.unread(&read_buf);
+        (guest, switched)
     };
-    let Some((guest, switched)) = guest else {
-        drop(client);
-        let _ = tokio::time::timeout(FAREWELL, upstream).await;
-        return;
-    };
-    let upstream = upstream.into_parts();
-    let upstream = Prefixed::new(upstream.read_buf, upstream.io.into_inner());
-    if switched.is_tunnel {
-        return raw::tunnel(guest, upstream, &session).await;
+    let parts = upstream.into_parts();
+    let mut upstream = parts.io.into_inner().into_inner();
+    upstream.unread(&parts.read_buf);
+    match switched {
+        Some(switched) => Left::Switched(guest, upstream, Box::new(switched)),
+        None => Left::Streams(guest, upstream, client.has_answered()),
     }
-    websocket::relay(guest, upstream, switched, &session).await;
 }
 
 /// Answers every request with `status` and `reason`, for a server that cannot be reached or verified.

@@ -69,8 +69,11 @@ impl Unserved {
 }
 
 impl Client {
-    pub(crate) fn http1(sender: http1::SendRequest<Box<RequestBody>>) -> Self {
-        Self::new(Sender::Http1(Mutex::new(sender)))
+    /// `answered`: whether an answer has come on this connection before.
+    pub(crate) fn http1(sender: http1::SendRequest<Box<RequestBody>>, answered: bool) -> Self {
+        let client = Self::new(Sender::Http1(Mutex::new(sender)));
+        client.answered.store(answered, Ordering::Relaxed);
+        client
     }
 
     pub(crate) fn http2(requests: h2::client::SendRequest<Bytes>, tasks: Spawner) -> Self {

@@ -232,6 +232,7 @@ struct Open(watch::Sender<usize>);
 
 impl Open {
     fn new(session: &Session) -> Self {
+        session.opened.fetch_add(1, Ordering::Relaxed);
         session.open.send_modify(|open| *open += 1);
         Self(session.open.clone())
     }

@@ -207,7 +207,7 @@ impl<D> Servers<D> {
                 evidence,
                 UpstreamTrust::Plaintext,
             ),
-            sender: Arc::new(Sender::http1(sender)),
+            sender: Arc::new(Sender::http1(sender, false)),
             fault,
         })
     }

@@ -16,6 +16,7 @@ mod inward;
 pub(crate) mod plain;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+mod rest;
 pub(crate) mod stop;
 pub(crate) mod stream;
 pub(crate) mod websocket;

@@ -148,6 +148,7 @@ where
         broken: Arc::clone(&broken),
         protocol: Protocol::Http1,
         switch: Arc::default(),
+        opened: Arc::default(),
         open: watch::Sender::new(0),
         drain: config.drain.receiver(),
         fault: Arc::default(),

@@ -451,6 +451,7 @@ impl Inner {
             non_http: self.non_http,
             protocol: Protocol::Http1,
             switch: Arc::default(),
+            opened: Arc::default(),
             open: watch::Sender::new(0),
             plaintext: None,
             drain: self.drain.subscribe(),

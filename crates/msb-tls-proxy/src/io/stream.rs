@@ -24,6 +24,23 @@ impl<S> Prefixed<S> {
             inner,
         }
     }
+
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.prefix.is_empty()
+    }
+
+    /// Has `bytes` read once more, before all others.
+    pub(crate) fn unread(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.prefix = [bytes, &self.prefix].concat().into();
+        }
+    }
+}
+
+impl<S> From<S> for Prefixed<S> {
+    fn from(inner: S) -> Self {
+        Self::new(Bytes::new(), inner)
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
