@@ -23,6 +23,8 @@ pub(crate) const VALUE: &str = "the-real-value-of-the-key-0123456789";
 pub(crate) const PLACEHOLDER: &str = "$MSB_BENCH_KEY";
 /// Tells this program to be the origin.
 pub(crate) const ORIGIN: &str = "--origin";
+/// How long connections are left alone before they count as idle.
+const UNTIL_IDLE: Duration = Duration::from_secs(5);
 /// One run of the load generator; the transfer of 1 GiB is the longest.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -167,6 +169,8 @@ impl Lab {
             stderr.read_to_string(&mut line)?;
             bail!("idle connections through {}: {}", proxy.name, line.trim());
         }
+        // The last ones idle no longer than they took to be opened.
+        std::thread::sleep(UNTIL_IDLE);
         let during = proxy.resident_kib()?;
         drop(process.0.stdin.take());
         process.0.wait()?;
