@@ -31,6 +31,8 @@ pub(crate) enum Protocol {
     WebSocketH2,
     /// gRPC over HTTP/2
     Grpc,
+    /// Something other than HTTP
+    Other,
     /// TLS itself
     Tls,
 }
@@ -120,6 +122,7 @@ impl fmt::Display for Protocol {
             Self::WebSocket => "WebSocket",
             Self::WebSocketH2 => "WebSocket on HTTP/2",
             Self::Grpc => "gRPC",
+            Self::Other => "not HTTP",
             Self::Tls => "TLS",
         })
     }

@@ -35,6 +35,14 @@ pub(crate) const OTHER_WEBSOCKET: &str = "other-websocket.test";
 
 pub(crate) const WEBSOCKET_H2: &str = "websocket-h2.test";
 pub(crate) const OTHER_WEBSOCKET_H2: &str = "other-websocket-h2.test";
+pub(crate) const REDIS: &str = "redis.test";
+pub(crate) const OTHER_REDIS: &str = "other-redis.test";
+pub(crate) const MQTT: &str = "mqtt.test";
+pub(crate) const OTHER_MQTT: &str = "other-mqtt.test";
+pub(crate) const SMTP: &str = "smtp.test";
+pub(crate) const OTHER_SMTP: &str = "other-smtp.test";
+/// Sends every line back reversed.
+pub(crate) const REVERSING: &str = "reversing.test";
 
 /// Where each host is. Nothing else is in this network, so the ports are free.
 pub(crate) const HOSTS: &[(&str, u16)] = &[
@@ -49,10 +57,27 @@ pub(crate) const HOSTS: &[(&str, u16)] = &[
     (OTHER_WEBSOCKET, 8006),
     (WEBSOCKET_H2, 8007),
     (OTHER_WEBSOCKET_H2, 8007),
+    (REDIS, 8008),
+    (OTHER_REDIS, 8008),
+    (MQTT, 8009),
+    (OTHER_MQTT, 8009),
+    (SMTP, 8010),
+    (OTHER_SMTP, 8010),
+    (REVERSING, 8011),
 ];
 
 /// Those the secret is for.
-const ALLOWED: &[&str] = &[API, NGINX, HAPROXY, GRPC, WEBSOCKET, WEBSOCKET_H2];
+const ALLOWED: &[&str] = &[
+    API,
+    NGINX,
+    HAPROXY,
+    GRPC,
+    WEBSOCKET,
+    WEBSOCKET_H2,
+    REDIS,
+    MQTT,
+    SMTP,
+];
 
 /// Has to be escaped in JSON, queries and forms.
 pub(crate) const VALUE: &str = "sk-\"live\"&a=b+c/d";

@@ -10,13 +10,16 @@ use base64::prelude::BASE64_STANDARD;
 use msb_testkit::{CertificateKind, TestRoot};
 
 use crate::case::Tool;
-use crate::lab::{self, GRPC, HAPROXY, HOSTS, Lab, NGINX, WEBSOCKET, WEBSOCKET_H2};
+use crate::lab::{
+    self, GRPC, HAPROXY, HOSTS, Lab, MQTT, NGINX, REDIS, REVERSING, SMTP, WEBSOCKET, WEBSOCKET_H2,
+};
 use crate::process::{self, Running};
 
 const START: Duration = Duration::from_secs(30);
 
 const NGINX_CONF: &str = include_str!("../servers/nginx.conf");
 const HAPROXY_CONF: &str = include_str!("../servers/haproxy.cfg");
+const MOSQUITTO_CONF: &str = include_str!("../servers/mosquitto.conf");
 const GRPC_SERVER: &str = include_str!("../servers/grpc_server.py");
 const WEBSOCKET_SERVER: &str = include_str!("../servers/websocket_server.py");
 const WEBSOCKET_H2_SERVER: &str = include_str!("../servers/websocket_h2_server.mjs");
@@ -59,6 +62,7 @@ pub(crate) fn start(lab: &Lab, root: &TestRoot) -> Result<Servers> {
         ("server.pem", pem.as_str()),
         ("nginx.conf", NGINX_CONF),
         ("haproxy.cfg", HAPROXY_CONF),
+        ("mosquitto.conf", MOSQUITTO_CONF),
         ("grpc_server.py", GRPC_SERVER),
         ("websocket_server.py", WEBSOCKET_SERVER),
         ("websocket_h2_server.mjs", WEBSOCKET_H2_SERVER),
@@ -75,6 +79,8 @@ pub(crate) fn start(lab: &Lab, root: &TestRoot) -> Result<Servers> {
     let grpc = script(&python, "grpc_server.py", GRPC);
     let websocket = script(&python, "websocket_server.py", WEBSOCKET);
     let websocket_h2 = script("node", "websocket_h2_server.mjs", WEBSOCKET_H2);
+    let (redis, aiosmtpd, openssl) = (redis(), aiosmtpd(&python), openssl());
+    let mosquitto = ["mosquitto", "-c", "mosquitto.conf"];
     let servers = [
         (NGINX, lab.tool("nginx", &["nginx", "-v"]), words(&nginx)),
         (
@@ -93,6 +99,22 @@ pub(crate) fn start(lab: &Lab, root: &TestRoot) -> Result<Servers> {
             lab.tool("Node http2", &["node", "--version"]),
             words(&websocket_h2),
         ),
+        (
+            REDIS,
+            lab.tool("Redis", &["redis-server", "--version"]),
+            redis,
+        ),
+        (
+            MQTT,
+            lab.tool("Mosquitto", &["mosquitto", "-h"]),
+            words(&mosquitto),
+        ),
+        (SMTP, lab.python_tool("aiosmtpd", "aiosmtpd"), aiosmtpd),
+        (
+            REVERSING,
+            lab.tool("openssl s_server", &["openssl", "version"]),
+            openssl,
+        ),
     ];
     let mut started = Vec::new();
     for (host, tool, line) in servers {
@@ -107,6 +129,65 @@ pub(crate) fn start(lab: &Lab, root: &TestRoot) -> Result<Servers> {
         });
     }
     Ok(Servers(started))
+}
+
+fn redis() -> Vec<String> {
+    let port = lab::address(REDIS).port().to_string();
+    words(&[
+        "redis-server",
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        "server.pem",
+        "--tls-key-file",
+        "server.pem",
+        "--tls-auth-clients",
+        "no",
+        "--save",
+        "",
+    ])
+}
+
+/// Speaks TLS from the first byte, and writes down the messages it gets.
+fn aiosmtpd(python: &str) -> Vec<String> {
+    let address = lab::address(SMTP).to_string();
+    words(&[
+        python,
+        "-u",
+        "-m",
+        "aiosmtpd",
+        "--nosetuid",
+        "--listen",
+        &address,
+        "--smtpscert",
+        "server.pem",
+        "--smtpskey",
+        "server.pem",
+        "--class",
+        "aiosmtpd.handlers.Debugging",
+        "stdout",
+    ])
+}
+
+fn openssl() -> Vec<String> {
+    let address = lab::address(REVERSING).to_string();
+    words(&[
+        "openssl",
+        "s_server",
+        "-rev",
+        "-accept",
+        &address,
+        "-cert",
+        "server.pem",
+        "-cert_chain",
+        "server.pem",
+        "-key",
+        "server.pem",
+    ])
 }
 
 fn words(line: &[impl AsRef<str>]) -> Vec<String> {

@@ -1,8 +1,9 @@
-//! What goes on for longer than one answer: uploads, events, WebSocket, gRPC, git, many streams at once.
+//! What goes on for longer than one answer: uploads, events, WebSocket, gRPC, git, many streams at once, and what is not HTTP.
 
 mod bulk;
 mod git;
 mod grpc;
+mod relayed;
 mod websocket;
 mod websocket_h2;
 
@@ -21,6 +22,7 @@ pub(crate) fn cases(lab: &Lab) -> Vec<Case> {
     rows.extend(websocket::cases(lab));
     rows.extend(websocket_h2::cases(lab));
     rows.extend(grpc::cases(lab));
+    rows.extend(relayed::cases(lab));
     rows
 }
 
