@@ -10,13 +10,15 @@ use crate::lab::{
 };
 use crate::process::{self, Finished};
 
+type Work = fn(&Lab, Mode, &str) -> Result<()>;
+
 pub(super) fn cases(lab: &Lab) -> Vec<Case> {
     let openssl = lab.tool("openssl s_client", &["openssl", "version"]);
     let curl = lab.tool("curl", &["curl", "--version"]);
     let redis = lab.tool("redis-cli", &["redis-cli", "--version"]);
     let mosquitto = lab.tool("mosquitto_pub", &["mosquitto_pub", "--version"]);
     let mut rows = Vec::new();
-    let mut add = |tool, host, mode, origin, claim, work: fn(&Lab, Mode, &str) -> Result<()>| {
+    let mut add = |tool, host, mode, origin, claim, work: Work| {
         let mut row = case(
             tool,
             (mode, Protocol::Other),
@@ -45,7 +47,7 @@ pub(super) fn cases(lab: &Lab) -> Vec<Case> {
         add(&curl, SMTP, mode, "aiosmtpd", stolen, mailed_elsewhere);
     }
     let mode = Mode::Transparent;
-    let claims: [(&str, fn(&Lab, Mode, &str) -> Result<()>); 3] = [
+    let claims: [(&str, Work); 3] = [
         ("commands and their answers, 1 MiB among them", stored),
         (
             "a placeholder to another host ends the connection before it is whole",
