@@ -1,6 +1,7 @@
 //! What the engine asks of the I/O side, and what it is told in return.
 
 use msb_name::HostName;
+use msb_policy::{Cause, Denial};
 
 use crate::dns::Question;
 use crate::stream::FlowStream;
@@ -14,6 +15,8 @@ pub(crate) enum Action {
         id: FlowId,
         ends: Ends,
         to_host: bool,
+        /// The policy's answer should the destination turn out to be an address of the host's own.
+        if_own: Result<(), Denial>,
     },
     /// The guest finished its handshake.
     Announce(Announced),
@@ -25,13 +28,24 @@ pub(crate) enum Action {
     Resolve { question: Question, asker: Asker },
 }
 
+/// What is known of a destination's names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    /// All that the guest was told, in order.
+    pub(crate) told: Vec<HostName>,
+    /// Those of them that the configuration leads there.
+    pub(crate) configured: Vec<HostName>,
+    /// What the policy allowed the flow by; `None` where the server name is still to decide.
+    pub(crate) cause: Option<Cause>,
+}
+
 /// An established flow.
 #[derive(Debug)]
 pub(crate) struct Announced {
     pub(crate) id: FlowId,
     pub(crate) ends: Ends,
     pub(crate) to_host: bool,
-    pub(crate) names: Vec<HostName>,
+    pub(crate) names: Names,
     pub(crate) stream: FlowStream,
 }
 
@@ -43,12 +57,12 @@ pub(crate) struct Asker {
 }
 
 /// How a connection that could not be made is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// The other side refused, or the fault is ours.
     Reset,
     /// The other side could not be reached.
     Unreachable,
     /// The destination turned out to be one the policy denies.
-    Denied,
+    Denied(Cause),
 }

@@ -36,6 +36,9 @@ pub struct Config {
     pub events: EventSink,
     /// TCP connections the guest may have at once; more are reset.
     pub max_flows: usize,
+    /// Whether who takes the flows reads the server name out of each that [needs it](crate::Flow::needs_name), and asks
+    /// the policy again with it. Else the names that the guest was told for the address decide alone.
+    pub reads_server_names: bool,
 }
 
 impl Config {
@@ -51,6 +54,7 @@ impl Config {
             pins: Arc::default(),
             events: Arc::new(|_| {}),
             max_flows: DEFAULT_MAX_FLOWS,
+            reads_server_names: false,
         }
     }
 }
@@ -64,6 +68,7 @@ impl fmt::Debug for Config {
             .field("hosts", &self.hosts)
             .field("nameservers", &self.nameservers)
             .field("max_flows", &self.max_flows)
+            .field("reads_server_names", &self.reads_server_names)
             .finish_non_exhaustive()
     }
 }

@@ -10,12 +10,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 
-use msb_name::HostName;
-use msb_policy::{Decision, Egress, Protocol};
+use msb_policy::{Decision, Denial, Early, Protocol};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::EthernetAddress;
 
-use crate::action::{Action, Announced, Asker, Refusal};
+use crate::action::{Action, Announced, Asker, Names, Refusal};
 use crate::config::{Config, MIN_MTU};
 use crate::dns::{Answer, Plan, Responder, Transport};
 use crate::event::Event;
@@ -37,7 +36,7 @@ const MIN_WAIT: Duration = Duration::from_millis(1);
 struct Entry {
     ends: Ends,
     to_host: bool,
-    names: Vec<HostName>,
+    names: Names,
     timer: Timer,
     /// Whether the flow is in `Engine::work`.
     queued: bool,
@@ -174,17 +173,18 @@ impl Engine {
         let (ends, syn, names) = (*ends, std::mem::take(syn), std::mem::take(names));
         self.flows.remove(ends, id);
         match refusal {
-            Refusal::Reset | Refusal::Denied => self.reset_syn(&syn),
+            Refusal::Reset | Refusal::Denied(_) => self.reset_syn(&syn),
             Refusal::Unreachable => {
                 let from = self.config.addresses.gateway_like(ends.source.ip());
                 reply::unreachable(&mut self.out, self.link, from, &syn, Unreachable::Host);
             }
         }
-        let (destination, reason) = (ends.destination, reason.to_owned());
+        let (destination, reason, names) = (ends.destination, reason.to_owned(), names.told);
         self.emit(match refusal {
-            Refusal::Denied => Event::Denied {
+            Refusal::Denied(cause) => Event::Denied {
                 destination,
                 names,
+                cause,
                 reason,
             },
             _ => Event::ConnectFailed {
@@ -286,31 +286,46 @@ impl Engine {
         self.limit_reported = false;
         let to_host = self.config.addresses.is_gateway(ends.destination.ip());
         if ends.destination.port() == DNS_PORT {
-            let id = self.insert(ends, to_host, Vec::new(), Vec::new());
+            let id = self.insert(ends, to_host, Names::default(), Vec::new());
             self.answer(now, id, segment.packet);
             return;
         }
-        let names = self.names(now, ends.destination);
-        let egress = Egress {
-            destination: ends.destination,
-            to_host,
-            protocol: Protocol::Tcp,
+        let mut names = self.names(now, ends.destination);
+        let flow = egress(ends.destination, to_host, &names);
+        let policy = &self.config.policy;
+        let decided = if self.config.reads_server_names {
+            policy.decide_early(&flow)
+        } else {
+            Early::Decided(policy.decide(&flow))
         };
-        match self.config.policy.decide(&egress) {
-            Decision::Permit(_) => {
-                let id = self.insert(ends, to_host, names, segment.packet.to_vec());
-                self.actions
-                    .push_back(Action::Connect { id, ends, to_host });
+        let if_own = match policy.decide(&flow.to_host(true)) {
+            Decision::Permit(_) => Ok(()),
+            Decision::Deny(denial) => Err(denial),
+        };
+        names.cause = match decided {
+            Early::Decided(Decision::Deny(denial)) => {
+                return self.deny(ends, names, segment, &denial);
             }
-            Decision::Deny(denial) => {
-                reply::reset(&mut self.out, self.link, segment);
-                self.emit(Event::Denied {
-                    destination: ends.destination,
-                    names,
-                    reason: denial.to_string(),
-                });
-            }
-        }
+            Early::Decided(decision) => Some(decision.grounds().cause().clone()),
+            Early::NeedsName => None,
+        };
+        let id = self.insert(ends, to_host, names, segment.packet.to_vec());
+        self.actions.push_back(Action::Connect {
+            id,
+            ends,
+            to_host,
+            if_own,
+        });
+    }
+
+    fn deny(&mut self, ends: Ends, names: Names, segment: &Segment<'_>, denial: &Denial) {
+        reply::reset(&mut self.out, self.link, segment);
+        self.emit(Event::Denied {
+            destination: ends.destination,
+            names: names.told,
+            cause: denial.grounds().cause().clone(),
+            reason: denial.to_string(),
+        });
     }
 
     /// A connection that is over while its stream lives on takes no place among the open ones, or a guest that
@@ -320,7 +335,7 @@ impl Engine {
         self.flows.connected() >= max_flows || self.flows.len() >= max_flows.saturating_mul(2)
     }
 
-    fn insert(&mut self, ends: Ends, to_host: bool, names: Vec<HostName>, syn: Vec<u8>) -> FlowId {
+    fn insert(&mut self, ends: Ends, to_host: bool, names: Names, syn: Vec<u8>) -> FlowId {
         self.flows.insert(ends, |_| Entry {
             ends,
             to_host,
@@ -409,8 +424,9 @@ impl Engine {
         };
         let event = Event::Connected {
             destination: announced.ends.destination,
-            names: announced.names.clone(),
+            names: announced.names.told.clone(),
             to_host: announced.to_host,
+            cause: announced.names.cause.clone(),
         };
         self.actions.push_back(Action::Announce(announced));
         self.emit(event);
@@ -482,18 +498,40 @@ impl Engine {
         }
     }
 
-    fn names(&self, now: Instant, destination: SocketAddr) -> Vec<HostName> {
+    fn names(&self, now: Instant, destination: SocketAddr) -> Names {
         let pins = self
             .config
             .pins
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        pins.names(destination.ip(), self.clock.to_std(now))
+        let address = destination.ip();
+        let told = pins.names(address, self.clock.to_std(now));
+        drop(pins);
+        let configured = told
+            .iter()
+            .filter(|name| self.responder.leads(name, address));
+        Names {
+            configured: configured.cloned().collect(),
+            told,
+            cause: None,
+        }
     }
 
     fn emit(&self, event: Event) {
         (self.config.events)(event);
     }
+}
+
+/// What the policy is asked about a connection of the guest.
+pub(crate) fn egress(
+    destination: SocketAddr,
+    to_host: bool,
+    names: &Names,
+) -> msb_policy::Flow<'_> {
+    msb_policy::Flow::egress(Protocol::Tcp, destination)
+        .to_host(to_host)
+        .resolved(&names.told)
+        .configured(&names.configured)
 }
 
 /// Pins what `answer` tells the guest and reports what it withholds. To be called before sending it.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use msb_name::HostName;
+use msb_policy::Cause;
 
 /// Takes events. It is called from the network's tasks and must not block.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
@@ -21,6 +22,8 @@ pub enum Event {
         names: Vec<HostName>,
         /// Whether it is the host itself.
         to_host: bool,
+        /// What the policy allowed it by; `None` where the server name is still to decide.
+        cause: Option<Cause>,
     },
     /// The policy refused a connection; the guest got RST.
     Denied {
@@ -28,6 +31,8 @@ pub enum Event {
         destination: SocketAddr,
         /// Names the guest was told resolve to it.
         names: Vec<HostName>,
+        /// What the policy denied it by.
+        cause: Cause,
         /// The policy's reason.
         reason: String,
     },
@@ -50,6 +55,8 @@ pub enum Event {
     NameDenied {
         /// The name asked for, in presentation format.
         name: String,
+        /// What the policy denied it by.
+        cause: Cause,
         /// What was refused.
         reason: String,
     },

@@ -30,7 +30,7 @@ pub enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL_BUT_METADATA: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Public,
         Self::Private,
         Self::Reserved,
@@ -38,6 +38,7 @@ impl Group {
         Self::LinkLocal,
         Self::Loopback,
         Self::Host,
+        Self::Metadata,
     ];
 }
 
@@ -225,6 +226,67 @@ fn classify_carrier(address: Ipv6Addr) -> Option<Group> {
     }
 }
 
+/// Every address at which the group may change, in no order, as a number within its family: what lies between two
+/// borders is of one group, except for what [`groups_behind`] says.
+pub(crate) fn borders(is_v4: bool) -> Vec<u128> {
+    let after = |first: u128, last: u128| [Some(first), last.checked_add(1)];
+    let v4 = SPECIAL_V4.iter().flat_map(|(net, _)| {
+        after(
+            net.network().to_bits().into(),
+            net.broadcast().to_bits().into(),
+        )
+    });
+    let metadata = METADATA_V4
+        .iter()
+        .flat_map(|address| after(address.to_bits().into(), address.to_bits().into()));
+    let v4 = v4.chain(metadata).chain([Some(0)]).flatten();
+    let v4: Vec<u128> = v4.filter(|bits| *bits <= u32::MAX.into()).collect();
+    if is_v4 {
+        return v4;
+    }
+    let carriers = CARRIERS
+        .iter()
+        .chain([&TEREDO, &LOCAL_NAT64, &GLOBAL_UNICAST]);
+    let nets = SPECIAL_V6.iter().map(|(net, _)| net).chain(carriers);
+    let nets = nets.flat_map(|net| after(net.network().to_bits(), net.broadcast().to_bits()));
+    let metadata = METADATA_V6
+        .iter()
+        .flat_map(|address| after(address.to_bits(), address.to_bits()));
+    let inside = CARRIERS.iter().flat_map(|net| {
+        let shift = 96 - u32::from(net.prefix_len());
+        let base = net.network().to_bits();
+        v4.iter().map(move |bits| Some(base | (bits << shift)))
+    });
+    let all = nets.chain(metadata).chain(inside);
+    all.chain([Some(0), Some(2)]).flatten().collect()
+}
+
+/// The prefixes that carry one IPv4 address right behind them.
+const CARRIERS: [Ipv6Net; 5] = [
+    v6(0, 0, 0, 0, 96),
+    Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96),
+    Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96),
+    v6(0x64, 0xff9b, 0, 0, 96),
+    v6(0x2002, 0, 0, 0, 16),
+];
+const TEREDO: Ipv6Net = v6(0x2001, 0, 0, 0, 32);
+const LOCAL_NAT64: Ipv6Net = v6(0x64, 0xff9b, 1, 0, 48);
+
+/// The groups of the addresses from `address` to the next of the [`borders`]. Of Teredo and local NAT64, which carry
+/// several addresses at once, it is all that may be there.
+pub(crate) fn groups_behind(address: IpAddr) -> Vec<Group> {
+    match address {
+        IpAddr::V6(inside) if TEREDO.contains(&inside) || LOCAL_NAT64.contains(&inside) => vec![
+            Group::Reserved,
+            Group::Multicast,
+            Group::LinkLocal,
+            Group::Loopback,
+            Group::Metadata,
+        ],
+        _ => vec![classify(address)],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -386,7 +448,36 @@ mod tests {
         }
     }
 
+    /// An address near a border, or anywhere.
+    fn address() -> impl Strategy<Value = (bool, u128)> {
+        let near = |is_v4| {
+            (proptest::sample::select(borders(is_v4)), 0u128..3)
+                .prop_map(|(border, off)| (border + off).saturating_sub(1))
+        };
+        prop_oneof![
+            any::<u32>().prop_map(|bits| (true, bits.into())),
+            near(true).prop_map(|bits| (true, bits.min(u32::MAX.into()))),
+            any::<u128>().prop_map(|bits| (false, bits)),
+            any::<u128>().prop_map(|bits| (false, bits >> 16 | 0x2002 << 112)),
+            any::<u64>().prop_map(|bits| (false, u128::from(bits))),
+            near(false).prop_map(|bits| (false, bits)),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn groups_change_at_borders_only((is_v4, bits) in address()) {
+            let last = borders(is_v4).into_iter().filter(|border| *border <= bits).max().unwrap();
+            let of = |bits: u128| -> IpAddr {
+                if is_v4 {
+                    Ipv4Addr::from_bits(u32::try_from(bits).unwrap()).into()
+                } else {
+                    Ipv6Addr::from_bits(bits).into()
+                }
+            };
+            prop_assert!(groups_behind(of(last)).contains(&classify(of(bits))), "{} {}", of(last), of(bits));
+        }
+
         #[test]
         fn a_carrier_never_ranks_below_what_it_carries(bits: u32) {
             let inner = Ipv4Addr::from(bits);

@@ -40,6 +40,7 @@ mod builder;
 mod error;
 mod event;
 mod exec;
+mod gate;
 mod network;
 mod plan;
 mod proxy;

@@ -1,10 +1,14 @@
 //! The network's part of a sandbox's configuration.
 
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use msb_policy::{Action, NetworkPolicy};
 use msb_secrets::ViolationAction;
 use msb_tls_proxy::{InterceptScope, NonHttp};
+
+use crate::Error;
 
 /// What a name added with [`NetworkBuilder::add_host`] resolves to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,10 @@ impl From<SocketAddr> for HostAddress {
 #[must_use]
 pub struct NetworkBuilder {
     pub(crate) profiles: Option<String>,
+    pub(crate) rules: Vec<String>,
+    pub(crate) http_rules: Vec<String>,
+    pub(crate) default_egress: Option<Action>,
+    pub(crate) default_ingress: Option<Action>,
     pub(crate) hosts: Vec<(String, HostAddress)>,
     pub(crate) on_violation: ViolationAction,
     pub(crate) tls: Option<TlsBuilder>,
@@ -52,6 +60,47 @@ impl NetworkBuilder {
     pub fn profiles(mut self, profiles: impl Into<String>) -> Self {
         self.profiles = Some(profiles.into());
         self
+    }
+
+    /// Adds a rule about what the guest may reach, or who may reach it: the text form of a
+    /// [`Rule`](msb_policy::Rule), such as `allow@10.0.0.5:tcp:5432` or `deny@*.example.com`, or a `Rule` itself.
+    ///
+    /// Rules count in the order in which they were added, and those of the profiles after them: the first that matches a
+    /// flow decides. A rule for a domain counts for the addresses that the guest was told for its names, and where TLS
+    /// claims another name it does not; a name that is denied, or that no rule could make use of, is not resolved.
+    pub fn rule(mut self, rule: impl Display) -> Self {
+        self.rules.push(rule.to_string());
+        self
+    }
+
+    /// What happens to egress that no rule matches. Default: deny. Unless profiles are given as well, none is in force
+    /// then: what is allowed is what rules allow, or everything but what they deny and metadata.
+    pub fn default_egress(mut self, action: Action) -> Self {
+        self.default_egress = Some(action);
+        self
+    }
+
+    /// What happens to connections to published ports that no rule matches. Default: allow, but with the profile `none`.
+    pub fn default_ingress(mut self, action: Action) -> Self {
+        self.default_ingress = Some(action);
+        self
+    }
+
+    /// Adds a rule about requests: the text form of an [`HttpRule`](msb_policy::HttpRule), such as
+    /// `allow GET,HEAD api.github.com/repos/**`, or an `HttpRule` itself.
+    ///
+    /// A host that some rule names is governed by the rules in order: what none of them allows is denied.
+    pub fn http_rule(mut self, rule: impl Display) -> Self {
+        self.http_rules.push(rule.to_string());
+        self
+    }
+
+    /// The network policy that rules, profiles and defaults come to.
+    ///
+    /// # Errors
+    /// The first of them that does not parse, or contradicts itself.
+    pub fn policy(&self) -> Result<NetworkPolicy, Error> {
+        crate::plan::policy(self)
     }
 
     /// Makes `name` resolve to `address` in the guest. Further calls with the same name add addresses.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use msb_name::{HostName, HostPattern};
 use msb_net::HostEntry;
-use msb_policy::{BypassList, NetworkPolicy};
+use msb_policy::{Action, BypassList, Direction, HttpPolicy, HttpRule, NetworkPolicy};
 use msb_secrets::{Secret, SecretBuilder, SecretSet, ViolationAction};
 use msb_tls_proxy::{InterceptScope, Limits, NonHttp, UpstreamTls, UpstreamTlsBuilder};
 use msb_vmm::AcceleratorChoice;
@@ -68,13 +68,17 @@ impl Plan {
         let secrets = build_secrets(builder.secrets)?;
         let network = builder.network;
         let interception = plan_interception(&network, !secrets.is_empty())?;
-        let warnings = check_reach(&secrets, &network, interception.as_ref())?;
+        let policy = policy(&network)?;
+        http_policy(&network)?;
+        let hosts = plan_hosts(network.hosts)?;
+        let mut warnings = check_reach(&secrets, &policy, &hosts, interception.as_ref())?;
+        warnings.extend(policy.warnings());
         let secrets = SecretSet::new(secrets)?;
         Ok(Self {
             env: merge_env(builder.env, &secrets)?,
             secrets,
-            policy: Arc::new(policy(&network)?),
-            hosts: plan_hosts(network.hosts)?,
+            policy: Arc::new(policy),
+            hosts,
             on_violation: network.on_violation,
             interception,
             name: builder.name,
@@ -100,10 +104,40 @@ pub(crate) fn build_secrets(secrets: Vec<SecretBuilder>) -> Result<Vec<Secret>, 
 }
 
 pub(crate) fn policy(network: &NetworkBuilder) -> Result<NetworkPolicy, Error> {
-    Ok(match &network.profiles {
-        Some(text) => NetworkPolicy::parse(text)?,
-        None => NetworkPolicy::default(),
-    })
+    let mut policy = NetworkPolicy::builder();
+    for rule in &network.rules {
+        policy = policy.rule(rule.parse()?);
+    }
+    policy = match (&network.profiles, network.default_egress) {
+        (Some(text), _) => policy.profiles(text)?,
+        (None, None) => policy.profiles("public")?,
+        (None, Some(_)) => policy,
+    };
+    if let Some(action) = network.default_egress {
+        policy = policy.default_egress(action);
+    }
+    if let Some(action) = network.default_ingress {
+        policy = policy.default_ingress(action);
+    }
+    Ok(policy.build()?)
+}
+
+/// The rules about requests.
+///
+/// # Errors
+/// One that does not parse, and any at all: nothing enforces them yet, and they must not seem to be in force.
+pub(crate) fn http_policy(network: &NetworkBuilder) -> Result<HttpPolicy, Error> {
+    let rules = network
+        .http_rules
+        .iter()
+        .map(|rule| rule.parse::<HttpRule>());
+    let policy: HttpPolicy = rules.collect::<Result<_, _>>()?;
+    if !policy.is_empty() {
+        return Err(Error::Config(
+            "HTTP rules are not enforced yet, so nothing starts with them; `msb policy why` explains them".into(),
+        ));
+    }
+    Ok(policy)
 }
 
 /// The name is the guest's host name: one label of RFC 1123.
@@ -227,22 +261,21 @@ fn plan_upstream(settings: Vec<UpstreamSetting>) -> Result<UpstreamTlsBuilder, E
 /// Refuses a secret that nothing could put in (SPEC S12); returns warnings for those that may be half out of reach.
 fn check_reach(
     secrets: &[Secret],
-    network: &NetworkBuilder,
+    policy: &NetworkPolicy,
+    hosts: &[(HostName, HostEntry)],
     interception: Option<&Interception>,
 ) -> Result<Vec<String>, Error> {
     let Some(secret) = secrets.first() else {
         return Ok(Vec::new());
     };
-    let env = secret.env();
-    let network_is_off = network
-        .profiles
-        .as_deref()
-        .is_some_and(|text| text.trim() == "none");
-    if network_is_off {
+    let allows = policy.rules().any(|rule| rule.action() == Action::Allow);
+    if !allows && policy.default_of(Direction::Egress) == Action::Deny {
         return Err(Error::Config(format!(
-            "nothing could put the secret {env} in: the network is `none`; allow its hosts or drop the secret"
+            "nothing could put the secret {} in: the network policy allows nothing; allow its hosts or drop the secret",
+            secret.env()
         )));
     }
+    check_names(secrets, policy, hosts)?;
     if let Some(interception) = interception {
         return check_bypass(secrets, interception);
     }
@@ -253,6 +286,31 @@ fn check_reach(
         ))),
         None => Ok(Vec::new()),
     }
+}
+
+/// Refuses a secret for a host that the policy does not let the guest resolve.
+fn check_names(
+    secrets: &[Secret],
+    policy: &NetworkPolicy,
+    hosts: &[(HostName, HostEntry)],
+) -> Result<(), Error> {
+    for secret in secrets {
+        for pattern in secret.scope().patterns().iter() {
+            let HostPattern::Exact(host) = &pattern else {
+                continue;
+            };
+            if hosts.iter().any(|(name, _)| name == host) {
+                continue;
+            }
+            policy.decide_name(host).map_err(|denial| {
+                let env = secret.env();
+                Error::Config(format!(
+                    "nothing could put the secret {env} in for {host}: {denial}; allow the host or drop it from the secret"
+                ))
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a secret for a host that is bypassed by name; returns warnings for patterns that overlap.
@@ -331,6 +389,13 @@ mod tests {
         assert!(!error.contains("canary"), "{error}");
     }
 
+    #[track_caller]
+    fn check_accepted(builder: SandboxBuilder) {
+        if let Err(error) = Plan::new(builder) {
+            panic!("{}", with_causes(&error));
+        }
+    }
+
     #[test]
     fn what_cannot_be_meant_is_refused_and_says_why() {
         for name in ["", "Worker", "-a", "a-", "a_b", &"a".repeat(64)] {
@@ -388,13 +453,73 @@ mod tests {
         );
         check_refused(
             with_secret().network(|n| n.profiles("none")),
-            "API_KEY in: the network is `none`",
+            "API_KEY in: the network policy allows nothing",
         );
         for bypass in ["api.example.com", "*.example.com", "API.Example.com."] {
             check_refused(
                 with_secret().network(|n| n.tls(|t| t.bypass(bypass))),
                 "api.example.com: that host is bypassed",
             );
+        }
+    }
+
+    #[test]
+    fn rules_come_before_profiles_and_defaults_replace_them() {
+        let plan = |network: fn(NetworkBuilder) -> NetworkBuilder| {
+            let plan = Plan::new(builder().network(network)).unwrap();
+            let rules: Vec<_> = plan.policy.rules().map(ToString::to_string).collect();
+            (rules.join(" "), plan.policy.default_of(Direction::Egress))
+        };
+        assert_eq!(plan(|n| n), ("allow@public".into(), Action::Deny));
+        assert_eq!(
+            plan(|n| n.rule("deny@*.evil.test").profiles("private")),
+            ("deny@*.evil.test allow@private".into(), Action::Deny)
+        );
+        assert_eq!(
+            plan(|n| n.rule("deny@private").default_egress(Action::Allow)),
+            ("deny@private".into(), Action::Allow)
+        );
+        assert_eq!(
+            plan(|n| n.profiles("public").default_egress(Action::Deny)),
+            ("allow@public".into(), Action::Deny)
+        );
+        check_refused(
+            builder().network(|n| n.rule("allow@10.0.0.0/33")),
+            "^^ expected a prefix length from 0 to 32",
+        );
+        check_refused(
+            builder().network(|n| n.http_rule("allow get a.test/")),
+            "^^^ expected `*`, or methods in upper case",
+        );
+        check_refused(
+            builder().network(|n| n.http_rule("allow GET a.test/**")),
+            "HTTP rules are not enforced yet",
+        );
+        let shadowed = builder().network(|n| n.rule("deny@1.1.1.1").rule("allow@1.1.1.1:tcp"));
+        let warnings = Plan::new(shadowed).unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("never counts"), "{warnings:?}");
+    }
+
+    #[test]
+    fn a_secret_for_a_host_that_the_policy_denies_is_refused() {
+        let with = |network: fn(NetworkBuilder) -> NetworkBuilder| with_secret().network(network);
+        check_refused(
+            with(|n| n.rule("deny@*.example.com")),
+            "API_KEY in for api.example.com: api.example.com is not asked for: denied by rule 1 (deny@*.example.com)",
+        );
+        check_refused(
+            with(|n| n.profiles("none").rule("allow@b.test")),
+            "no rule allows a destination",
+        );
+        for network in [
+            with(|n| n.profiles("none").rule("allow@api.example.com:tcp:443")),
+            with(|n| {
+                let address = HostAddress::HostGateway;
+                n.profiles("host").add_host("api.example.com", address)
+            }),
+        ] {
+            check_accepted(network);
         }
     }
 
@@ -418,7 +543,7 @@ mod tests {
         );
         check_refused(
             builder().secret(secret).network(|n| n.profiles("none")),
-            "API_KEY in: the network is `none`",
+            "API_KEY in: the network policy allows nothing",
         );
     }
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use msb_name::HostName;
+use msb_policy::Cause;
 use msb_secrets::ViolationAction;
 use msb_tls_proxy::Event as Tls;
 use serde::Serialize;
@@ -39,6 +40,8 @@ struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     form: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<&'static str>,
@@ -47,7 +50,8 @@ struct Record {
 impl Event {
     /// The event as one line of JSON, without a line break: an object with `type`, `time` (RFC 3339, UTC, milliseconds)
     /// and, where they apply, `host`, `address`, `port`, `method`, `path` (without its query), `status`, `secret` (the name
-    /// of its variable), `location`, `form`, `reason` and `action`.
+    /// of its variable), `location`, `form`, `rule` (of the
+    /// network policy, or `default`), `reason` and `action`.
     ///
     /// It is ASCII: all else is escaped, so that what a guest sent cannot drive the terminal it is shown on.
     #[must_use]
@@ -106,6 +110,12 @@ impl Record {
         self
     }
 
+    /// What the network policy decided by.
+    fn rule(mut self, cause: &Cause) -> Self {
+        self.rule = Some(cause.to_string());
+        self
+    }
+
     fn reason(mut self, reason: impl Display) -> Self {
         self.reason = Some(printable(&reason.to_string()));
         self
@@ -123,17 +133,27 @@ fn network(event: &msb_net::Event) -> Record {
     use msb_net::Event as Network;
     match event {
         Network::Connected {
-            destination, names, ..
-        } => Record::new("connected")
-            .destination(destination)
-            .names(names),
+            destination,
+            names,
+            cause,
+            ..
+        } => {
+            let record = Record::new("connected").destination(destination);
+            let record = record.names(names);
+            match cause {
+                Some(cause) => record.rule(cause),
+                None => record,
+            }
+        }
         Network::Denied {
             destination,
             names,
+            cause,
             reason,
         } => Record::new("denied")
             .destination(destination)
             .names(names)
+            .rule(cause)
             .reason(reason),
         Network::ConnectFailed {
             destination,
@@ -146,9 +166,14 @@ fn network(event: &msb_net::Event) -> Record {
         Network::FlowLimit { max_flows } => {
             Record::new("connection_limit").reason(format_args!("{max_flows} connections are open"))
         }
-        Network::NameDenied { name, reason } => {
-            Record::new("name_denied").host(name).reason(reason)
-        }
+        Network::NameDenied {
+            name,
+            cause,
+            reason,
+        } => Record::new("name_denied")
+            .host(name)
+            .rule(cause)
+            .reason(reason),
         Network::NameFailed { name, reason } => {
             Record::new("name_failed").host(name).reason(reason)
         }
@@ -301,8 +326,14 @@ fn proxy(event: &ProxyEvent) -> Record {
                 ..record
             }
         }
-        ProxyEvent::Denied { host, port, reason } => Record {
+        ProxyEvent::Denied {
+            host,
+            port,
+            cause,
+            reason,
+        } => Record {
             port: Some(*port),
+            rule: cause.as_ref().map(ToString::to_string),
             ..Record::new("denied").host(host).reason(reason)
         },
         ProxyEvent::DialFailed { host, port, reason } => Record {
@@ -474,9 +505,10 @@ mod tests {
             ProxyEvent::Denied {
                 host: host(),
                 port: 443,
+                cause: Some(Cause::Default(msb_policy::Action::Deny)),
                 reason: "why".into(),
             },
-            r#"{"type":"denied","host":"a.test","port":443,"reason":"why"}"#,
+            r#"{"type":"denied","host":"a.test","port":443,"rule":"default","reason":"why"}"#,
         );
         check(
             Event::Terminated {

@@ -198,6 +198,7 @@ async fn connect(
     config.hosts = plan.hosts.clone();
     config.pins = Arc::clone(&pins);
     config.events = events.network_sink();
+    config.reads_server_names = true;
     let (network, flows) = msb_net::start(link, config);
     tasks.network = Some(network);
     let router = Router {
@@ -221,6 +222,8 @@ async fn connect(
                 .map_or_else(Limits::default, |interception| interception.limits),
         },
         pins,
+        policy: Arc::clone(&plan.policy),
+        events: events.network_sink(),
     };
     let routing = tokio::spawn(router.drive(flows));
     tasks.aborts.push(routing.abort_handle());

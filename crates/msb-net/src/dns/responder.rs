@@ -1,14 +1,14 @@
 //! From a query's bytes to what to do about it, and from an upstream answer to a response's bytes.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use msb_name::HostName;
-use msb_policy::{Decision, Egress, NetworkPolicy, Protocol, classify};
+use msb_policy::{NameDenial, NetworkPolicy};
 
 use super::svcb;
 use crate::config::{Addresses, HostEntry};
@@ -24,8 +24,6 @@ const MIN_UDP_LEN: usize = 512;
 const MAX_UDP_LEN: usize = 4_096;
 /// The name every guest can reach its host by.
 const HOST_ALIAS: &str = "host.msb.internal";
-/// Stands for "any port" when the policy is asked about the host alone.
-const ANY_PORT: u16 = 443;
 
 /// How a query came, which bounds the response's length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +142,29 @@ impl Responder {
         };
         match self.local(&question) {
             Some(answer) => Plan::Reply(answer),
-            None if self.policy.permits_beyond_host() => Plan::Ask(question),
-            None => Plan::Reply(nothing_to_reach(&question)),
+            None => match self.decide(&question.query) {
+                Ok(()) => Plan::Ask(question),
+                Err(denial) => Plan::Reply(deny(&question, denial)),
+            },
+        }
+    }
+
+    /// Whether a name that is not ours may be asked for (SPEC D2).
+    fn decide(&self, query: &Query) -> Result<(), NameDenial> {
+        match host_name(query) {
+            Some(name) => self.policy.decide_name(&name),
+            None => self.policy.decide_other_name(),
+        }
+    }
+
+    /// Whether it is the configuration that leads `name` to `address`.
+    pub(crate) fn leads(&self, name: &HostName, address: IpAddr) -> bool {
+        match self.hosts.get(name) {
+            Some(entries) => {
+                let mut entries = entries.iter();
+                entries.any(|entry| self.entry_addresses(*entry).contains(&address))
+            }
+            None => name.as_str() == HOST_ALIAS && self.addresses.is_gateway(address),
         }
     }
 
@@ -162,14 +181,9 @@ impl Responder {
                     continue;
                 }
             };
-            if !self.policy.allows_answer(address) {
-                let group = classify(address);
-                denied = Some(name_denied(
-                    question,
-                    format!(
-                        "it resolves to {address}, a {group} address that the policy does not allow"
-                    ),
-                ));
+            let is_host = self.addresses.is_gateway(address);
+            if let Err(denial) = self.policy.decide_answer(address, is_host, None) {
+                denied = Some(name_denied(question, denial));
                 continue;
             }
             if let Some(name) = &name {
@@ -215,9 +229,9 @@ impl Responder {
                 .iter()
                 .flat_map(|entry| self.entry_addresses(*entry))
                 .collect(),
-            None if name.as_str() == HOST_ALIAS => match self.decide_host() {
-                Decision::Permit(_) => self.entry_addresses(HostEntry::HostGateway),
-                Decision::Deny(denial) => return Some(deny(question, denial.to_string())),
+            None if name.as_str() == HOST_ALIAS => match self.decide_host(&name) {
+                Ok(()) => self.entry_addresses(HostEntry::HostGateway),
+                Err(denial) => return Some(deny(question, denial)),
             },
             None => return None,
         };
@@ -254,35 +268,26 @@ impl Responder {
         }
     }
 
-    /// Whether the guest may reach the host at all (D8).
-    fn decide_host(&self) -> Decision {
-        self.policy.decide(&Egress {
-            destination: SocketAddr::new(self.addresses.gateway_v4.into(), ANY_PORT),
-            to_host: true,
-            protocol: Protocol::Tcp,
-        })
+    /// Whether the guest may reach the host at all (SPEC D8).
+    fn decide_host(&self, alias: &HostName) -> Result<(), NameDenial> {
+        let gateway = self.addresses.gateway_v4.into();
+        self.policy.decide_answer(gateway, true, Some(alias))
     }
 }
 
-/// The answer to names that are not ours where the policy permits nothing beyond the host (SPEC D2).
-fn nothing_to_reach(question: &Question) -> Answer {
-    let reason =
-        "the policy permits no destination that a name could stand for, so it was not asked for";
-    deny(question, reason.to_owned())
-}
-
-fn deny(question: &Question, reason: String) -> Answer {
+fn deny(question: &Question, denial: NameDenial) -> Answer {
     Answer {
         message: respond(question, ResponseCode::NXDomain, Vec::new(), None),
         pins: Vec::new(),
-        denied: Some(name_denied(question, reason)),
+        denied: Some(name_denied(question, denial)),
     }
 }
 
-fn name_denied(question: &Question, reason: String) -> Event {
+fn name_denied(question: &Question, denial: NameDenial) -> Event {
     Event::NameDenied {
         name: question.query.name().to_ascii(),
-        reason,
+        reason: denial.to_string(),
+        cause: denial.into_cause(),
     }
 }
 
@@ -397,7 +402,7 @@ mod tests {
                 soa: None,
             },
         );
-        let Some(Event::NameDenied { name, reason }) = answer.denied else {
+        let Some(Event::NameDenied { name, reason, .. }) = answer.denied else {
             panic!("{answer:?}");
         };
         assert!(

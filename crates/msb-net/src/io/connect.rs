@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use msb_policy::Denial;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::action::Refusal;
@@ -15,7 +16,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Connects to what the guest dialled; the gateway stands for the host's loopback.
 ///
 /// Services that listen on all of the host's addresses could be reached at any of them, past the firewall that guards
-/// them from outside. So an address of the host's own counts as the host, which `host_permitted` decides about.
+/// them from outside. So an address of the host's own counts as the host, which `if_own` decides about.
 ///
 /// # Errors
 /// The last address's error, [`io::ErrorKind::TimedOut`] after 10 s, or [`Denied`] inside of
@@ -23,10 +24,15 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 pub(super) async fn connect(
     destination: SocketAddr,
     to_host: bool,
-    host_permitted: bool,
+    if_own: Result<(), Denial>,
 ) -> io::Result<TcpStream> {
-    if !to_host && !host_permitted && is_own_address(destination.ip())? {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, Denied));
+    if let (false, Err(denial)) = (to_host, if_own)
+        && is_own_address(destination.ip())?
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            Denied(denial),
+        ));
     }
     let attempts = async {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
@@ -48,22 +54,20 @@ pub(super) async fn connect(
 
 /// The destination is one of the host's own addresses.
 #[derive(Debug)]
-struct Denied;
+struct Denied(Denial);
 
 impl std::error::Error for Denied {}
 
 impl fmt::Display for Denied {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(
-            "it is an address of the host itself, which the network profile does not allow",
-        )
+        write!(formatter, "it is an address of the host itself: {}", self.0)
     }
 }
 
 /// What the guest is told about a failed connect.
 pub(super) fn refusal(error: &io::Error) -> Refusal {
-    if error.get_ref().is_some_and(|inner| inner.is::<Denied>()) {
-        return Refusal::Denied;
+    if let Some(Denied(denial)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        return Refusal::Denied(denial.grounds().cause().clone());
     }
     match error.kind() {
         io::ErrorKind::HostUnreachable
@@ -124,6 +128,8 @@ fn source_towards(address: IpAddr) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use msb_policy::{Action, Cause, Decision, Flow, NetworkPolicy, Protocol};
+
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -148,9 +154,16 @@ mod tests {
     async fn an_own_address_is_dialled_only_where_the_host_is_permitted() {
         let listener = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
         let own = listener.local_addr().unwrap();
-        let error = connect(own, false, false).await.unwrap_err();
-        assert_eq!(refusal(&error), Refusal::Denied);
+        let flow = Flow::egress(Protocol::Tcp, own).to_host(true);
+        let Decision::Deny(denial) = NetworkPolicy::default().decide(&flow) else {
+            panic!("permitted");
+        };
+        let error = connect(own, false, Err(denial)).await.unwrap_err();
+        assert_eq!(
+            refusal(&error),
+            Refusal::Denied(Cause::Default(Action::Deny))
+        );
         assert!(error.to_string().contains("the host itself"), "{error}");
-        connect(own, false, true).await.unwrap();
+        connect(own, false, Ok(())).await.unwrap();
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use msb_name::HostName;
+use msb_policy::Protocol;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
@@ -40,10 +41,27 @@ pub struct Flow {
     pub to_host: bool,
     /// Names the guest was told resolve to `destination`, in order.
     pub names: Vec<HostName>,
+    /// Those of them that the configuration leads there.
+    pub configured: Vec<HostName>,
+    /// Whether the server name decides: before a byte is sent on, the policy has to be asked again, about
+    /// [`question`](Self::question) with the name that the guest's TLS claims, or none. Only where
+    /// [`Config::reads_server_names`] is set.
+    pub needs_name: bool,
     /// The connection to the guest.
     pub guest: FlowStream,
     /// The connection to `destination` (to the host's loopback if `to_host`), with `TCP_NODELAY`.
     pub upstream: TcpStream,
+}
+
+impl Flow {
+    /// What the policy is asked about this flow, with no name claimed yet.
+    #[must_use]
+    pub fn question(&self) -> msb_policy::Flow<'_> {
+        msb_policy::Flow::egress(Protocol::Tcp, self.destination)
+            .to_host(self.to_host)
+            .resolved(&self.names)
+            .configured(&self.configured)
+    }
 }
 
 /// A running network. Dropping it ends the network: its connections fail, and the link is closed.
@@ -100,8 +118,6 @@ struct Driver {
     engine: Engine,
     clock: Clock,
     upstreams: Upstreams,
-    /// Whether the policy lets the guest reach the host itself.
-    host_permitted: bool,
     flows: mpsc::Sender<Flow>,
     /// Connects under way.
     connecting: HashMap<FlowId, AbortHandle>,
@@ -121,7 +137,6 @@ impl Driver {
     fn new(link: UnixStream, config: Config, flows: mpsc::Sender<Flow>) -> Self {
         let clock = Clock::start();
         let engine = Engine::new(config.clone(), clock);
-        let host_permitted = config.policy.permits_host();
         let upstreams = Upstreams::new(engine.responder().clone(), Arc::new(config));
         Self {
             link,
@@ -129,7 +144,6 @@ impl Driver {
             engine,
             clock,
             upstreams,
-            host_permitted,
             flows,
             connecting: HashMap::new(),
             connected: HashMap::new(),
@@ -214,8 +228,13 @@ impl Driver {
     fn perform(&mut self) {
         while let Some(action) = self.engine.poll_action() {
             match action {
-                Action::Connect { id, ends, to_host } => {
-                    let connect = connect::connect(ends.destination, to_host, self.host_permitted);
+                Action::Connect {
+                    id,
+                    ends,
+                    to_host,
+                    if_own,
+                } => {
+                    let connect = connect::connect(ends.destination, to_host, if_own);
                     let handle = self
                         .tasks
                         .spawn(async move { Done::Connect(id, connect.await) });
@@ -275,7 +294,9 @@ impl Driver {
             source: announced.ends.source,
             destination: announced.ends.destination,
             to_host: announced.to_host,
-            names: announced.names,
+            names: announced.names.told,
+            configured: announced.names.configured,
+            needs_name: announced.names.cause.is_none(),
             guest: announced.stream,
             upstream,
         };

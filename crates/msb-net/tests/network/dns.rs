@@ -337,6 +337,38 @@ async fn no_query_leaves_the_host_where_no_name_could_be_of_use() {
     }
 }
 
+/// Attack 8, SPEC D2.
+#[tokio::test]
+async fn denied_names_never_leave_the_host() {
+    let barred = ["deny@*.evil.test"];
+    let listed = ["allow@www.example.org:tcp:443"];
+    for (rules, profiles, denied, asked_for) in [
+        (&barred, "public", "c2VjcmV0.evil.test.", "www.example.org."),
+        (&listed, "none", "c2VjcmV0.example.org.", "www.example.org."),
+    ] {
+        let (server, asked) = upstream(zone).await;
+        let mut rig = Rig::with("none", |config| {
+            config.nameservers = Some(vec![server]);
+            config.policy = crate::rig::rules(rules, profiles);
+        });
+        // The second is no host's name, and could carry a message past rules about names.
+        for name in [denied, "c2VjcmV0.evil.7."] {
+            let answer = ask(&rig, ELSEWHERE, &query(name, RecordType::TXT)).await;
+            assert_eq!(
+                answer.metadata.response_code,
+                ResponseCode::NXDomain,
+                "{name}"
+            );
+            let event = rig.event().await;
+            assert!(matches!(event, Event::NameDenied { .. }), "{event:?}");
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 0, "{denied}");
+        let answer = ask(&rig, ELSEWHERE, &query(asked_for, RecordType::A)).await;
+        assert_eq!(addresses(&answer).len(), 2);
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
+}
+
 #[tokio::test]
 async fn the_host_has_no_name_where_it_is_denied() {
     let (mut rig, asked) = rig_with_upstream("public").await;

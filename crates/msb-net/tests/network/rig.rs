@@ -89,6 +89,13 @@ async fn relay(mut flow: Flow) {
     }
 }
 
+/// A policy of these rules and profiles.
+pub(crate) fn rules(rules: &[&str], profiles: &str) -> Arc<NetworkPolicy> {
+    let rules = rules.iter().map(|rule| rule.parse().unwrap());
+    let builder = NetworkPolicy::builder().rules(rules);
+    Arc::new(builder.profiles(profiles).unwrap().build().unwrap())
+}
+
 /// The gateway's address with `port`.
 pub(crate) fn gateway(port: u16) -> SocketAddr {
     SocketAddr::new(GATEWAY_V4.parse().unwrap(), port)

@@ -85,10 +85,50 @@ async fn a_denied_connection_is_reset_at_once_and_reported() {
         match rig.event().await {
             Event::Denied {
                 destination: denied,
+                cause,
                 ..
-            } => assert_eq!(denied, destination),
+            } => {
+                assert_eq!(denied, destination);
+                assert_eq!(cause.rule(), None);
+            }
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// SPEC P4: who takes the flow knows the server name, or it is decided without.
+#[tokio::test]
+async fn a_flow_that_a_name_decides_is_handed_on_to_be_asked_about() {
+    let port = echo_service().await;
+    let name: msb_name::HostName = "api.test".parse().unwrap();
+    let policy = crate::rig::rules(&[&format!("allow@api.test:tcp:{port}")], "none");
+    for reads_server_names in [false, true] {
+        let mut rig = Rig::with("none", |config| {
+            config.policy = policy.clone();
+            config.reads_server_names = reads_server_names;
+            config.hosts = vec![(name.clone(), msb_net::HostEntry::HostGateway)];
+        });
+        let error = rig.guest.connect(gateway(port)).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(matches!(rig.event().await, Event::Denied { .. }));
+        let pinned = Duration::from_secs(60);
+        rig.pins()
+            .insert(name.clone(), ip(GATEWAY_V4), pinned, Instant::now());
+        rig.guest.connect(gateway(port)).await.unwrap();
+        let flow = soon(rig.flows.recv()).await.unwrap();
+        assert_eq!(flow.needs_name, reads_server_names);
+        assert_eq!(flow.configured, std::slice::from_ref(&name));
+        let decide = |name: &str| {
+            let claimed = name.parse().unwrap();
+            policy
+                .decide(&flow.question().claimed(Some(&claimed)))
+                .is_permit()
+        };
+        assert!(decide("api.test") && !decide("other.test"));
+        let Event::Connected { cause, .. } = rig.event().await else {
+            panic!("no connection");
+        };
+        assert_eq!(cause.is_none(), reads_server_names);
     }
 }
 

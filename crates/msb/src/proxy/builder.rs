@@ -154,8 +154,11 @@ impl Plan {
             return config("the connections may be from 1 to 65535".into());
         }
         let network = std::mem::take(&mut builder.network);
-        let (secrets, interception, warnings) =
+        let (secrets, interception, mut warnings) =
             check(std::mem::take(&mut builder.secrets), &network)?;
+        let policy = plan::policy(&network)?;
+        plan::http_policy(&network)?;
+        warnings.extend(policy.warnings());
         let mut hosts: HashMap<_, Vec<_>> = HashMap::new();
         for (name, address) in &network.hosts {
             let name = plan::added_name(name)?;
@@ -165,7 +168,7 @@ impl Plan {
         Ok(Self {
             secrets,
             interception,
-            policy: plan::policy(&builder.network)?,
+            policy,
             hosts,
             warnings,
         })

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use msb_name::{Host, HostName};
-use msb_policy::{Decision, Egress, NetworkPolicy, Protocol};
+use msb_policy::{Cause, Decision, Flow, NetworkPolicy, Protocol};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -26,8 +26,8 @@ const HOST_ALIAS: &str = "host.msb.internal";
 #[derive(Debug)]
 pub(super) struct Dialler {
     pub(super) policy: NetworkPolicy,
-    /// Names that are not resolved. The policy is not asked about them: who configured the proxy wrote down where they
-    /// lead, and its clients cannot lead them elsewhere.
+    /// Names that are not resolved. No rule has to allow them: who configured the proxy wrote down where they lead, and
+    /// its clients cannot lead them elsewhere. A rule can deny them.
     pub(super) hosts: HashMap<HostName, Vec<HostAddress>>,
     /// Where the proxy itself listens.
     pub(super) own: SocketAddr,
@@ -36,12 +36,25 @@ pub(super) struct Dialler {
 /// Why nothing was dialled, in one line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The policy does not allow it.
-    Denied(String),
+    /// The policy does not allow it, by this, or it is the proxy itself.
+    Denied(String, Option<Cause>),
     /// It has no address, or does not answer there.
     Unreachable(String),
     /// It did not answer in time.
     TimedOut(String),
+}
+
+/// How addresses were come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// The client wrote one.
+    AsAddress,
+    /// The host's resolver gave them for the client's name.
+    Resolved,
+    /// They are the host's own, which has a name of ours.
+    Configured,
+    /// They were added for the name.
+    Added,
 }
 
 impl Dialler {
@@ -53,9 +66,8 @@ impl Dialler {
     ) -> Result<(TcpStream, SocketAddr), Failure> {
         let addresses = self.addresses(host, port).await?;
         if addresses.iter().any(|address| self.is_own(*address)) {
-            return Err(Failure::Denied(format!(
-                "{host} port {port} is this proxy itself"
-            )));
+            let reason = format!("{host} port {port} is this proxy itself");
+            return Err(Failure::Denied(reason, None));
         }
         match timeout(CONNECT_LIMIT, connect(addresses)).await {
             Ok(Ok((stream, address))) => {
@@ -76,22 +88,21 @@ impl Dialler {
     /// The addresses that may be dialled, at least one.
     async fn addresses(&self, host: &Host, port: u16) -> Result<Vec<SocketAddr>, Failure> {
         let name = match host {
-            Host::Ip(address) => return self.permitted(host, vec![(*address, port).into()]),
+            Host::Ip(address) => {
+                let addresses = vec![(*address, port).into()];
+                return self.permitted(host, addresses, Known::AsAddress);
+            }
             Host::Name(name) => name,
         };
         if let Some(entries) = self.hosts.get(name) {
             let addresses = entries.iter().flat_map(|entry| endpoints(*entry, port));
-            return Ok(addresses.collect());
+            return self.permitted(host, addresses.collect(), Known::Added);
         }
         if name.as_str() == HOST_ALIAS {
-            return self.permitted(host, endpoints(HostAddress::HostGateway, port));
+            let addresses = endpoints(HostAddress::HostGateway, port);
+            return self.permitted(host, addresses, Known::Configured);
         }
-        if !self.policy.permits_beyond_host() && !self.policy.permits_host() {
-            // A name may carry a message to whoever runs its zone.
-            return Err(Failure::Denied(format!(
-                "{name} is not looked up: the network profile allows nothing but added hosts"
-            )));
-        }
+        self.may_look_up(name)?;
         let found = timeout(LOOKUP_LIMIT, lookup_host((name.as_str(), port))).await;
         let addresses: Vec<_> = match found {
             Ok(Ok(addresses)) => addresses.collect(),
@@ -107,7 +118,23 @@ impl Dialler {
                 )));
             }
         };
-        self.permitted(host, addresses)
+        self.permitted(host, addresses, Known::Resolved)
+    }
+
+    /// Whether the host's resolver may be asked: a name may carry a message to whoever runs its zone.
+    fn may_look_up(&self, name: &HostName) -> Result<(), Failure> {
+        let Err(denial) = self.policy.decide_name(name) else {
+            return Ok(());
+        };
+        // Unlike a sandbox's, a name may lead to the host itself here.
+        let host = self
+            .policy
+            .decide_answer(Ipv4Addr::LOCALHOST.into(), true, None);
+        if denial.cause().rule().is_none() && host.is_ok() {
+            return Ok(());
+        }
+        let reason = denial.to_string();
+        Err(Failure::Denied(reason, Some(denial.into_cause())))
     }
 
     /// Those of `addresses` that the policy permits.
@@ -115,20 +142,28 @@ impl Dialler {
         &self,
         host: &Host,
         addresses: Vec<SocketAddr>,
+        known: Known,
     ) -> Result<Vec<SocketAddr>, Failure> {
+        let names = host.name().map(std::slice::from_ref).unwrap_or_default();
         let mut denial = None;
         let mut permitted = Vec::new();
         for destination in addresses {
             let to_host = msb_net::is_own_address(destination.ip()).map_err(|error| {
                 Failure::Unreachable(format!("no socket for a connection to {host}: {error}"))
             })?;
-            let egress = Egress {
-                destination,
-                to_host,
-                protocol: Protocol::Tcp,
+            let flow = Flow::egress(Protocol::Tcp, destination).to_host(to_host);
+            let flow = match known {
+                Known::AsAddress => flow,
+                Known::Resolved => flow.resolved(names),
+                Known::Configured | Known::Added => flow.configured(names),
             };
-            match self.policy.decide(&egress) {
-                Decision::Permit(permit) => permitted.push(permit.egress().destination),
+            match self.policy.decide(&flow.claimed(host.name())) {
+                Decision::Permit(_) => permitted.push(destination),
+                Decision::Deny(reason)
+                    if known == Known::Added && reason.grounds().rule().is_none() =>
+                {
+                    permitted.push(destination);
+                }
                 Decision::Deny(reason) => {
                     denial.get_or_insert(reason);
                 }
@@ -136,7 +171,10 @@ impl Dialler {
         }
         match denial {
             _ if !permitted.is_empty() => Ok(permitted),
-            Some(denial) => Err(Failure::Denied(format!("{host}: {denial}"))),
+            Some(denial) => {
+                let cause = denial.grounds().cause().clone();
+                Err(Failure::Denied(format!("{host}: {denial}"), Some(cause)))
+            }
             None => Err(Failure::Unreachable(format!("{host} has no address"))),
         }
     }
@@ -196,6 +234,12 @@ mod tests {
 
     use super::*;
 
+    fn policy(rules: &[&str], profiles: &str) -> NetworkPolicy {
+        let rules = rules.iter().map(|rule| rule.parse().unwrap());
+        let builder = NetworkPolicy::builder().rules(rules);
+        builder.profiles(profiles).unwrap().build().unwrap()
+    }
+
     fn dialler(profiles: &str, hosts: &[(&str, HostAddress)]) -> Dialler {
         let mut added: HashMap<_, Vec<_>> = HashMap::new();
         for (name, address) in hosts {
@@ -205,7 +249,7 @@ mod tests {
                 .push(*address);
         }
         Dialler {
-            policy: NetworkPolicy::parse(profiles).unwrap(),
+            policy: policy(&[], profiles),
             hosts: added,
             own: "127.0.0.1:1".parse().unwrap(),
         }
@@ -219,7 +263,7 @@ mod tests {
     #[track_caller]
     fn check_denied(got: Result<SocketAddr, Failure>, expected: &str) {
         match got {
-            Err(Failure::Denied(reason)) => assert!(reason.contains(expected), "{reason}"),
+            Err(Failure::Denied(reason, _)) => assert!(reason.contains(expected), "{reason}"),
             other => panic!("{other:?}, expected: {expected}"),
         }
     }
@@ -256,7 +300,7 @@ mod tests {
         ] {
             check_denied(
                 dial(&public, host, port).await,
-                "which the network profile (public) does not allow",
+                "is denied by default: no rule allows it",
             );
         }
         check_denied(dial(&public, "10.1.2.3", port).await, "private");
@@ -274,7 +318,32 @@ mod tests {
     async fn where_nothing_is_allowed_no_name_is_looked_up() {
         check_denied(
             dial(&dialler("none", &[]), "a.test", 443).await,
-            "is not looked up",
+            "a.test is not asked for: no rule allows",
+        );
+    }
+
+    #[tokio::test]
+    async fn rules_decide_by_name_address_and_port() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let one = format!("allow@{HOST_ALIAS}:tcp:{port}");
+        let mut dialler = dialler("none", &[("added.test", HostAddress::HostGateway)]);
+        dialler.policy = policy(
+            &[&one, "deny@*.evil.test", "deny@added.test:tcp:1-9"],
+            "public",
+        );
+        dial(&dialler, HOST_ALIAS, port).await.unwrap();
+        let other = if port == 9 { 10 } else { 9 };
+        check_denied(dial(&dialler, HOST_ALIAS, other).await, "by default");
+        check_denied(dial(&dialler, "127.0.0.1", port).await, "by default");
+        check_denied(
+            dial(&dialler, "a.evil.test", 443).await,
+            "is not asked for: denied by rule 2 (deny@*.evil.test)",
+        );
+        dial(&dialler, "added.test", port).await.unwrap();
+        check_denied(
+            dial(&dialler, "added.test", 9).await,
+            "denied by rule 3 (deny@added.test:tcp:1-9)",
         );
     }
 

@@ -11,6 +11,7 @@ pub use builder::{ProxyBuilder, ProxyMode};
 pub use handle::{CutOff, Proxy};
 
 use msb_name::Host;
+use msb_policy::Cause;
 
 /// What a [`Proxy`] tells of its own doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub enum ProxyEvent {
         host: Host,
         /// The port.
         port: u16,
+        /// What the policy denied it by; `None` if it is no matter of policy, such as a connection to the proxy itself.
+        cause: Option<Cause>,
         /// One line.
         reason: String,
     },

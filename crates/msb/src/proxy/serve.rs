@@ -212,9 +212,14 @@ impl Server {
                 address,
                 host,
             }),
-            Err(Failure::Denied(reason)) => {
+            Err(Failure::Denied(reason, cause)) => {
                 let told = reason.clone();
-                self.tell(ProxyEvent::Denied { host, port, reason });
+                self.tell(ProxyEvent::Denied {
+                    host,
+                    port,
+                    cause,
+                    reason,
+                });
                 Err(DialError::Denied(told))
             }
             Err(Failure::Unreachable(reason) | Failure::TimedOut(reason)) => {
@@ -336,9 +341,14 @@ impl Server {
         failure: Failure,
     ) {
         let (status, reason) = match failure {
-            Failure::Denied(reason) => {
+            Failure::Denied(reason, cause) => {
                 let told = reason.clone();
-                self.tell(ProxyEvent::Denied { host, port, reason });
+                self.tell(ProxyEvent::Denied {
+                    host,
+                    port,
+                    cause,
+                    reason,
+                });
                 return answer(socket, StatusCode::FORBIDDEN, &told).await;
             }
             Failure::Unreachable(reason) => (StatusCode::BAD_GATEWAY, reason),
