@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use msb::AcceleratorChoice;
 
 use crate::engine::EngineArgs;
+use crate::why::PolicyTask;
 
 /// Run untrusted code in a microVM that calls real APIs without holding a credential.
 #[derive(Debug, Parser)]
@@ -40,6 +41,9 @@ pub(crate) enum Task {
     /// SIGHUP reads all secrets again; SIGTERM lets open connections finish. The exit status is 0 after that, and 125 for
     /// a failure, and for a violation under block-and-terminate.
     Proxy(Box<ProxyArgs>),
+    /// Explain and check the network policy of some flags, without sending anything.
+    #[command(subcommand)]
+    Policy(PolicyTask),
 }
 
 #[derive(Debug, Args)]

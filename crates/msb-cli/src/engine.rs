@@ -6,6 +6,7 @@ use clap::Args;
 use msb::name::HostName;
 use msb::{HostAddress, InterceptScope, NetworkBuilder, NonHttp, TlsBuilder, ViolationAction};
 
+use crate::policy::PolicyArgs;
 use crate::secrets::SecretArgs;
 
 #[derive(Clone, Debug, Args)]
@@ -18,10 +19,8 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "ACTION", default_value = "block", value_parser = parse_action)]
     pub(crate) on_secret_violation: ViolationAction,
 
-    /// What may be reached: a comma-separated list of public, private, host, metadata, all, none. `host` opens every
-    /// service on the host, those listening on its loopback interface only included.
-    #[arg(long = "net", value_name = "PROFILES", default_value = "public")]
-    pub(crate) net: String,
+    #[command(flatten)]
+    pub(crate) policy: PolicyArgs,
 
     /// Makes a name lead to an address, or to the host itself (`host-gateway`). With a port, in `msb proxy` only, to that
     /// port whatever port is asked for. May be repeated.
@@ -109,9 +108,8 @@ impl EngineArgs {
 
     /// Applies the flags about policy.
     pub(crate) fn network(&self, mut network: NetworkBuilder) -> NetworkBuilder {
-        network = network
-            .profiles(&self.net)
-            .on_secret_violation(self.on_secret_violation);
+        network = self.policy.network(network);
+        network = network.on_secret_violation(self.on_secret_violation);
         for host in &self.add_hosts {
             network = network.add_host(&host.name, host.address);
         }
@@ -173,7 +171,7 @@ fn parse_non_http(text: &str) -> Result<NonHttp, String> {
     }
 }
 
-fn parse_host(text: &str) -> Result<HostArg, String> {
+pub(crate) fn parse_host(text: &str) -> Result<HostArg, String> {
     let (name, address) = text
         .split_once(':')
         .ok_or("write NAME:IP, NAME:IP:PORT or NAME:host-gateway")?;

@@ -6,10 +6,12 @@ mod dumps;
 mod engine;
 mod events;
 mod interrupt;
+mod policy;
 mod proxy;
 mod report;
 mod run;
 mod secrets;
+mod why;
 
 use std::process::ExitCode;
 
@@ -21,6 +23,19 @@ use crate::args::{Cli, Task};
 /// Our own failures, as against the command's own exit status: what `env`, `timeout` and container tools use too.
 const OWN_FAILURE: u8 = 125;
 
+/// Of `msb policy`, which answers with 0 and 1.
+const MISUNDERSTOOD: u8 = 2;
+
+/// Whether the command is `policy`, where the arguments as a whole cannot be understood.
+fn asks_for_policy() -> bool {
+    let mut words = std::env::args_os().skip(1);
+    let mut word = words.next();
+    while word.as_ref().is_some_and(|word| word == "--log") {
+        word = words.nth(1);
+    }
+    word.is_some_and(|word| word == "policy")
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -29,6 +44,7 @@ fn main() -> ExitCode {
             let _ = error.print();
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ if asks_for_policy() => ExitCode::from(MISUNDERSTOOD),
                 _ => ExitCode::from(OWN_FAILURE),
             };
         }
@@ -38,8 +54,20 @@ fn main() -> ExitCode {
     if let Err(error) = dumps::forbid() {
         return report::failure(&anyhow::Error::new(error).context("cannot forbid core dumps"));
     }
+    let task = match cli.task {
+        Task::Policy(task) => {
+            return match why::run(task) {
+                Ok(code) => ExitCode::from(code),
+                Err(error) => {
+                    report::failure(&error);
+                    ExitCode::from(MISUNDERSTOOD)
+                }
+            };
+        }
+        task => task,
+    };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Task::Run(_) = cli.task {
+    if let Task::Run(_) = task {
         // Its guest wants the processors; a proxy may have them all.
         runtime.worker_threads(2);
     }
@@ -47,7 +75,9 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report::failure(&anyhow::Error::new(error).context("cannot start")),
     };
-    let outcome = match cli.task {
+    let outcome = match task {
+        // Answered above.
+        Task::Policy(_) => Ok(MISUNDERSTOOD),
         Task::Run(run) => runtime.block_on(run::run(*run)),
         Task::Proxy(args) => runtime.block_on(proxy::run(*args)),
     };

@@ -47,6 +47,12 @@ async fn bad_flags_are_each_told_in_words_that_help() {
         ),
         ("GOOD --secret PATH@a.test", "PATH"),
         (
+            "GOOD --net-rule allow@10.0.0.0/33",
+            "^^ expected a prefix length from 0 to 32",
+        ),
+        ("GOOD --net-default maybe", "^^^^^ expected allow or deny"),
+        ("GOOD --net publik", "\"publik\" in the network profile"),
+        (
             "GOOD --secret-file API_KEY=nope",
             "the file \"nope\" cannot be read",
         ),

@@ -78,11 +78,13 @@ async fn what_the_policy_forbids_is_answered_403_and_told() {
         let mut reason = String::new();
         within(stream.read_to_string(&mut reason)).await.unwrap();
         assert!(
-            reason.contains(&format!("is a {group} destination")),
+            reason.contains(&format!("({group}) is denied by default")),
             "{reason}"
         );
     }
-    assert_eq!(proxy.event("denied").await["port"], port);
+    let event = proxy.event("denied").await;
+    assert_eq!(event["port"], port);
+    assert_eq!(event["rule"], "default");
     assert_eq!(origin.connections(), 0);
 }
 

@@ -1,3 +1,5 @@
+//! Paths, globs, rules and decisions about requests.
+
 use msb_name::Host;
 use proptest::prelude::*;
 

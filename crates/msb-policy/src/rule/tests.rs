@@ -1,3 +1,5 @@
+//! The text of rules, what they match, and what cannot be meant.
+
 use proptest::prelude::*;
 
 use super::*;
