@@ -12,8 +12,8 @@ pub(crate) struct PolicyArgs {
     #[arg(long = "net", value_name = "PROFILES")]
     pub(crate) net: Option<String>,
 
-    /// A rule that comes before the profiles: allow|deny[:egress|ingress|any]@TARGET[:PROTOCOLS[:PORTS]], such as
-    /// allow@10.0.0.5:tcp:5432 or deny@*.example.com. TARGET is any, an address or block (IPv6 in brackets), a host, *.domain
+    /// A rule that comes before the profiles: `allow|deny[:egress|ingress|any]@TARGET[:PROTOCOLS[:PORTS]]`, such as
+    /// `allow@10.0.0.5:tcp:5432` or `deny@*.example.com`. TARGET is any, an address or block (IPv6 in brackets), a host, *.domain
     /// or a group: public, private, reserved, loopback, link-local, metadata, multicast, host. The first rule that matches
     /// decides. May be repeated.
     #[arg(long = "net-rule", value_name = "RULE")]

@@ -65,7 +65,7 @@ pub(crate) struct Why {
     #[arg(long, value_name = "METHOD", default_value = "GET")]
     method: String,
 
-    /// tcp://HOST:PORT, udp://HOST:PORT, icmp://HOST, http[s]://HOST[:PORT]/PATH, or dns:NAME.
+    /// `tcp://HOST:PORT`, `udp://HOST:PORT`, `icmp://HOST`, `http[s]://HOST[:PORT]/PATH`, or `dns:NAME`.
     question: String,
 }
 
