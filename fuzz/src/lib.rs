@@ -1,6 +1,10 @@
 //! What the targets have in common: sets of secrets, requests, ways to cut, and a slow reference.
 
+pub mod proxy;
 pub mod reference;
+/// What the tests of the proxy read requests with.
+#[path = "../../crates/msb-tls-proxy/tests/common/strict.rs"]
+pub mod strict;
 
 use std::sync::LazyLock;
 

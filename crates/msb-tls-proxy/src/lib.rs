@@ -96,6 +96,9 @@ mod config;
 mod crypto;
 mod error;
 mod event;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod io;
 mod session;
 mod upstream;

@@ -206,6 +206,18 @@ impl TlsProxy {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+impl TlsProxy {
+    pub(crate) fn session(
+        &self,
+        connection: InterceptedConnection,
+        stop: Arc<Stop>,
+        broken: Arc<AtomicBool>,
+    ) -> Session {
+        Arc::clone(&self.0).session(connection, stop, broken)
+    }
+}
+
 impl fmt::Debug for TlsProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsProxy")
