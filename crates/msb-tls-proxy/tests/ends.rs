@@ -187,6 +187,29 @@ async fn a_guest_that_ends_inside_a_body_that_is_held_takes_its_connection_with_
     }
 }
 
+/// Found by the fuzz target of HTTP/1.1.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_ends_inside_a_request_does_not_keep_its_guest() {
+    let bench = Bench::new();
+    let server = bench.root.server(&[HOST], CertificateKind::Good);
+    let guest = msb_testkit::client_config(bench.proxy.ca().cert_der(), &[b"http/1.1"]);
+    let mut ends = bench.tls_in_memory(HOST, guest, server).await;
+    let head = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let request = head + "5\r\nhello\r\n";
+    ends.guest.write_all(request.as_bytes()).await.unwrap();
+    read_until(&mut ends.server, "hello\r\n").await;
+    ends.server.shutdown().await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    // It goes on sending, as long as it can, and does not end what it sends.
+    for _ in 0..3 {
+        let _ = ends.guest.write_all(b"3\r\nabc\r\n").await;
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    read_until(&mut ends.guest, "HTTP/1.1 502 ").await;
+    let _ = ends.guest.shutdown().await;
+    within(ends.proxy).await.unwrap();
+}
+
 /// What panics is the receiver of events; it stands for a fault anywhere on the connection's way.
 #[tokio::test]
 async fn a_panic_ends_its_own_connection_only() {

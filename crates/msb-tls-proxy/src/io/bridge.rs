@@ -218,9 +218,10 @@ where
     }
     let handshake = builder.handshake(TokioIo::new(sent.watch(upstream))).await;
     // It sends nothing, so there is nothing that could fail.
-    let Ok((sender, mut upstream)) = handshake else {
+    let Ok((sender, upstream)) = handshake else {
         return Left::Nothing;
     };
+    let mut upstream = Some(upstream);
     let client = Arc::new(Client::http1(sender, answered));
     let (guest, switched) = {
         let guest = Checked::new(told.watch(guest), limits.head_len, |reason: &str| {
@@ -242,8 +243,13 @@ where
             tokio::select! {
                 biased;
                 () = session.stop.raised() => return Left::Nothing,
-                ended = &mut upstream, if upstream_open => {
+                Some(ended) = ended(&mut upstream), if upstream_open => {
                     upstream_open = false;
+                    if !session.switch.asked.load(Ordering::Relaxed) {
+                        // With it goes the body that nobody will take any more; the guest would be waited for to
+                        // finish sending it.
+                        upstream = None;
+                    }
                     if let Err(error) = ended {
                         session.fault.get_or_init(|| describe(&error));
                     }
@@ -273,7 +279,7 @@ where
             }
             drop(guest);
             drop(client);
-            let _ = tokio::time::timeout(FAREWELL, upstream).await;
+            let _ = tokio::time::timeout(FAREWELL, ended(&mut upstream)).await;
             return Left::Nothing;
         }
         let Parts { io, read_buf, .. } = guest.into_parts();
@@ -285,12 +291,23 @@ where
         guest.unread(&read_buf);
         (guest, switched)
     };
+    let Some(upstream) = upstream else {
+        return Left::Nothing;
+    };
     let parts = upstream.into_parts();
     let mut upstream = parts.io.into_inner().into_inner();
     upstream.unread(&parts.read_buf);
     match switched {
         Some(switched) => Left::Switched(guest, upstream, Box::new(switched)),
         None => Left::Streams(guest, upstream, client.has_answered()),
+    }
+}
+
+/// What a connection ended with, if it is there to end.
+async fn ended<F: Future + Unpin>(connection: &mut Option<F>) -> Option<F::Output> {
+    match connection {
+        Some(connection) => Some(connection.await),
+        None => None,
     }
 }
 
