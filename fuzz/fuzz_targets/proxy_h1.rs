@@ -48,7 +48,8 @@ fn judge(host: &str, sent: &[u8], from_server: &[u8], guest: &[u8], server: &[u8
         assert!(!holds(guest, VALUE), "the guest got the value");
     }
     let reading = strict::requests(server, false);
-    let switches = |message: &Message| !message.all("upgrade").is_empty();
+    let switches =
+        |message: &Message| !message.all("upgrade").is_empty() || message.line[0] == "CONNECT";
     if reading.whole.iter().any(switches) {
         // What follows is of another protocol.
         return;

@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 use msb_ca::SandboxCa;
 use msb_policy::{BypassList, InterceptedConnection};
 use msb_secrets::{SecretBuilder, SecretSet, ViolationAction};
-use msb_tls_proxy::{Config, Event, Limits, TlsProxy, UpstreamTls, fuzzing};
+use msb_tls_proxy::{
+    Config, Event, InterceptScope, Limits, NonHttp, TlsProxy, UpstreamTls, fuzzing,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
 use tokio::task::JoinHandle;
 
@@ -54,6 +56,8 @@ static PROXY: LazyLock<(TlsProxy, Events)> = LazyLock::new(|| {
             }
         }),
         limits,
+        non_http: NonHttp::default(),
+        scope: InterceptScope::default(),
     };
     (TlsProxy::new(config).expect("a good configuration"), events)
 });

@@ -1,5 +1,6 @@
 //! Entries for the fuzz targets, behind TLS; no part of the interface.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,7 +11,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::TlsProxy;
 use crate::io::bridge::{Session, bridge};
 use crate::io::http2;
-use crate::io::stop::Stop;
 use crate::session::hello::{HelloFault, HelloReader};
 use crate::session::protocol::Protocol;
 
@@ -60,17 +60,19 @@ where
     G: AsyncRead + AsyncWrite + Send + Unpin,
     U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (stop, broken) = (Arc::new(Stop::default()), Arc::default());
-    let session = proxy.session(connection, Arc::clone(&stop), Arc::clone(&broken));
-    if http2 {
-        let protocol = Protocol::Http2;
-        let session = Session {
-            protocol,
-            ..session
-        };
-        http2::bridge(guest, upstream, Arc::new(session)).await;
-    } else {
-        bridge(guest, upstream, Arc::new(session)).await;
+    let destination = SocketAddr::from(([192, 0, 2, 1], 443));
+    let session = Arc::new(Session {
+        protocol: if http2 {
+            Protocol::Http2
+        } else {
+            Protocol::Http1
+        },
+        ..proxy.session(connection, destination)
+    });
+    let (stop, broken) = (Arc::clone(&session.stop), Arc::clone(&session.broken));
+    match session.protocol {
+        Protocol::Http1 => bridge(guest, upstream, session).await,
+        Protocol::Http2 => http2::bridge(guest, upstream, session).await,
     }
     stop.is_raised() || broken.load(Ordering::Relaxed)
 }

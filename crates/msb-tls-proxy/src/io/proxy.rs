@@ -211,10 +211,9 @@ impl TlsProxy {
     pub(crate) fn session(
         &self,
         connection: InterceptedConnection,
-        stop: Arc<Stop>,
-        broken: Arc<AtomicBool>,
+        destination: SocketAddr,
     ) -> Session {
-        Arc::clone(&self.0).session(connection, stop, broken)
+        Arc::clone(&self.0).session(connection, destination)
     }
 }
 
