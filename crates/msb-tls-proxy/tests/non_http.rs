@@ -126,6 +126,23 @@ async fn a_protocol_that_the_server_takes_by_its_name_is_relayed() {
     }
 }
 
+/// Else it would all be kept until it is known what it belongs to.
+#[tokio::test]
+async fn white_space_without_end_is_refused() {
+    for space in [" ", "\n", "\r\n"] {
+        let bench = Bench::new();
+        let guest = client_config(bench.proxy.ca().cert_der(), &[]);
+        let config = bench.root.server(&[HOST], CertificateKind::Good);
+        let mut ends = bench.tls_in_memory(HOST, guest, config).await;
+        let flood = space.repeat(80 * 1024 / space.len());
+        send(&mut ends.guest, flood.as_bytes()).await;
+        let answer = read_until(&mut ends.guest, "\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{space:?}: {answer}");
+        drop(ends.guest);
+        assert_eq!(rest(&mut ends.server).await, b"", "{space:?}");
+    }
+}
+
 /// Requests go on as requests, with their secrets, whether the guest has heard of ALPN or not.
 #[tokio::test]
 async fn http_without_alpn_is_still_http() {

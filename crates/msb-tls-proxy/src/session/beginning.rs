@@ -21,15 +21,19 @@ pub(crate) struct Beginning {
     spoken: Spoken,
     /// The line, without white space before it. Empty once there is an answer.
     line: Vec<u8>,
+    /// How much white space came before it.
+    skipped: usize,
     limit: usize,
 }
 
 impl Beginning {
-    /// Reads lines of at most `limit` bytes; a longer one that may still be a request counts as one.
+    /// Reads lines of at most `limit` bytes, after at most as much white space; what goes beyond that and may still be a
+    /// request counts as one.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             spoken: Spoken::Undecided,
             line: Vec::new(),
+            skipped: 0,
             limit,
         }
     }
@@ -41,8 +45,14 @@ impl Beginning {
         }
         let bytes = if self.line.is_empty() {
             let begins = |byte: &u8| !(is_space(*byte) || *byte == b'\n');
-            let start = bytes.iter().position(begins);
-            &bytes[start.unwrap_or(bytes.len())..]
+            let start = bytes.iter().position(begins).unwrap_or(bytes.len());
+            self.skipped = self.skipped.saturating_add(start);
+            if self.skipped > self.limit {
+                // Who listens keeps all of it.
+                self.spoken = Spoken::Http;
+                return self.spoken;
+            }
+            &bytes[start..]
         } else {
             bytes
         };
@@ -171,6 +181,7 @@ mod tests {
             check(request.as_bytes(), Spoken::Http);
         }
         check(&[b"FROB ", &[b'a'; LIMIT][..]].concat(), Spoken::Http);
+        check(&[b'\n'; LIMIT + 1], Spoken::Http);
     }
 
     #[test]
@@ -226,6 +237,7 @@ mod tests {
         ] {
             check(text.as_bytes(), Spoken::Undecided);
         }
+        check(&[b'\n'; LIMIT], Spoken::Undecided);
     }
 
     proptest! {
