@@ -157,6 +157,27 @@ async fn a_placeholder_of_another_host_gets_neither_into_a_connect_nor_through_t
     bench.event(violation).await;
 }
 
+/// Its Host names where the tunnel leads, and a server may read the request by that: only what is for a proxy by
+/// definition is for the host of the connection (SPEC S6).
+#[tokio::test]
+async fn a_value_gets_into_no_field_of_a_connect_but_the_proxys_credentials() {
+    for field in ["X-Key", "Authorization"] {
+        let bench = Bench::new();
+        let (mut guest, mut server) = ends(&bench, HOST).await;
+        let fields = format!("{field}: Bearer {PLACEHOLDER}\r\n");
+        guest.write_all(connect(&fields).as_bytes()).await.unwrap();
+        let mut received = Vec::new();
+        let (ended, _) = tokio::join!(
+            broken(&mut guest),
+            within(server.read_to_end(&mut received))
+        );
+        assert_eq!(ended, ErrorKind::ConnectionReset, "{field}");
+        assert_eq!(String::from_utf8_lossy(&received), "", "{field}");
+        let violation = |event: &Event| matches!(event, Event::Violation { .. }).then_some(());
+        bench.event(violation).await;
+    }
+}
+
 #[tokio::test]
 async fn connects_that_are_ambiguous_or_not_wanted_do_not_get_through() {
     for (request, non_http, expected) in [

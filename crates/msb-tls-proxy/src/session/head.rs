@@ -420,7 +420,14 @@ pub(super) fn inject(
     if let Some(target) = rewriter.rewrite_target(&head.uri.to_string())? {
         head.uri = Uri::from_maybe_shared(target.into_bytes()).map_err(|_| InjectFault::TooLong)?;
     }
-    for (name, value) in &mut head.headers {
+    inject_fields(&mut head.headers, rewriter)
+}
+
+pub(super) fn inject_fields(
+    headers: &mut HeaderMap,
+    rewriter: &mut RequestRewriter,
+) -> Result<(), InjectFault> {
+    for (name, value) in headers {
         if let Some(new) = rewriter.header_value(name.as_str(), value.as_bytes())? {
             *value = sensitive(new)?;
         }

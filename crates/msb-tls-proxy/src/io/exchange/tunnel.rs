@@ -26,8 +26,8 @@ impl RequestContext {
         secrets: SecretSet,
     ) -> Result<Response<AnswerBody>, Unserved> {
         let session = Arc::clone(&self.session);
-        let (mut rewriter, target) = match tunnel::rewrite(&mut head, &session.connection, &secrets)
-        {
+        let rewritten = tunnel::rewrite(&mut head, &session.connection, &secrets);
+        let (rewriter, notes, target) = match rewritten {
             Ok(rewritten) => rewritten,
             Err(Refused::Answer { status, reason }) => {
                 return Ok(session.refuse(status, reason));
@@ -38,7 +38,7 @@ impl RequestContext {
             }
         };
         self.path = Some(target);
-        self.report(rewriter.take_notes());
+        self.report(notes);
         let mut scrubber = head::scrubber(&session.connection, &secrets);
         let context = Arc::new(self);
         let Treatment { transform, .. } = Treatment::none();
