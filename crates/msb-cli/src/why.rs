@@ -169,7 +169,7 @@ impl Why {
                     steps.push(self.name(&policy, name));
                 }
                 steps.extend(self.flow(&policy, &place, protocol, &host, port, path.as_ref()));
-                if let Some((path, _)) = &path {
+                if let Some((path, _)) = path.as_ref().filter(|_| http.governs(&host)) {
                     let decision = http.decide(&self.method, &host, path);
                     steps.push(Step {
                         allowed: decision.is_allowed(),
@@ -496,7 +496,7 @@ mod tests {
         check(
             &format!("{rule}|https://other.test/a//b"),
             0,
-            &["no HTTP rule names its host"],
+            &["rule: rule 1 (allow@public)"],
         );
         check(
             "why|--net|none|--net-rule|allow@a.test|https://a.test/|--server-name|b.test",
