@@ -60,7 +60,10 @@ fn bad_input_is_told_in_one_line_and_leaves_nothing() {
                 &format!("{secret} --tls-bypass api.example.com"),
                 &["API_KEY", "bypass"],
             ),
-            (&format!("{secret} --net none"), &["API_KEY", "none"]),
+            (
+                &format!("{secret} --net none"),
+                &["API_KEY", "policy allows nothing"],
+            ),
             ("--net publik", &["publik", "public"]),
             ("--add-host nonsense", &["NAME:IP"]),
             (
