@@ -238,9 +238,11 @@ async fn no_kind_of_connection_without_a_request_holds_up_the_end() {
     let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     plaintext.write_all(request.as_bytes()).await.unwrap();
     let (mut served, _) = within(server.accept()).await.unwrap();
+    let mut got = [0; 1000];
+    // Before it answers: a server that speaks first is not one of HTTP.
+    assert_ne!(within(served.read(&mut got)).await.unwrap(), 0);
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     served.write_all(answer).await.unwrap();
-    let mut got = [0; 1000];
     assert_ne!(within(plaintext.read(&mut got)).await.unwrap(), 0);
     // Its certificate is for neither name.
     let untrusted = rig.root.server(&["x.test"], CertificateKind::Good);

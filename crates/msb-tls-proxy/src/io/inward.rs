@@ -75,7 +75,8 @@ impl<F: Future + Unpin> Future for Inward<F> {
         this.wakes.is_for(context.waker());
         let state = &this.wakes.state;
         for _ in 0..ROUNDS {
-            state.store(POLLING, Ordering::SeqCst);
+            // Not merely stored: what was done before a wake-up has to be seen by this poll.
+            state.swap(POLLING, Ordering::SeqCst);
             let inner = Pin::new(&mut this.inner).poll(&mut Context::from_waker(&this.waker));
             if inner.is_ready() {
                 return inner;
