@@ -209,14 +209,8 @@ where
     let limits = session.limits;
     let begun = guest.has_unread();
     let (sent, told) = (Settled::default(), Settled::default());
-    let mut builder = hyper::client::conn::http1::Builder::new();
-    builder
-        .preserve_header_case(true)
-        .max_buf_size(limits.head_len);
-    if limits.header_count != UNASKED_HEADERS {
-        builder.max_headers(limits.header_count);
-    }
-    let handshake = builder.handshake(TokioIo::new(sent.watch(upstream))).await;
+    let handshake = client(&limits).handshake(TokioIo::new(sent.watch(upstream)));
+    let handshake = handshake.await;
     // It sends nothing, so there is nothing that could fail.
     let Ok((sender, upstream)) = handshake else {
         return Left::Nothing;
@@ -334,6 +328,17 @@ pub(crate) async fn serve_failure<G>(
             let _ = guest.await;
         }
     }
+}
+
+pub(crate) fn client(limits: &Limits) -> hyper::client::conn::http1::Builder {
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    builder
+        .preserve_header_case(true)
+        .max_buf_size(limits.head_len);
+    if limits.header_count != UNASKED_HEADERS {
+        builder.max_headers(limits.header_count);
+    }
+    builder
 }
 
 pub(crate) fn server(limits: &Limits) -> hyper::server::conn::http1::Builder {

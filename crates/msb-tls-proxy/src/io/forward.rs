@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use http::{Request, Response, StatusCode, header};
-use hyper::client::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use msb_name::Host;
@@ -13,7 +12,7 @@ use msb_policy::{Destination, InterceptedConnection, UpstreamTrust};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-use super::bridge::{Session, describe, lock, report_framing, server};
+use super::bridge::{Session, client, describe, lock, report_framing, server};
 use super::client::{Client as Sender, Unserved};
 use super::dial::evidence;
 use super::exchange::{AnswerBody, answer, exchange};
@@ -180,13 +179,8 @@ impl<D> Servers<D> {
         U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let evidence = evidence(&dialled);
-        let limits = self.session.limits;
-        let handshake = http1::Builder::new()
-            .preserve_header_case(true)
-            .max_headers(limits.header_count)
-            .max_buf_size(limits.head_len)
-            .handshake(TokioIo::new(dialled.upstream))
-            .await;
+        let handshake = client(&self.session.limits).handshake(TokioIo::new(dialled.upstream));
+        let handshake = handshake.await;
         let (sender, connection) =
             handshake.map_err(|error| DialError::Failed(error.to_string()))?;
         let fault = Arc::new(OnceLock::new());
