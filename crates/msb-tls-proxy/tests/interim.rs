@@ -93,17 +93,26 @@ async fn hints_are_scrubbed_and_stripped_like_answers() {
 /// What they are for is nothing that has to arrive; that the answer does is.
 #[tokio::test]
 async fn more_hints_than_anybody_needs_are_not_passed_on() {
-    let bench = Bench::new();
-    let (mut guest, mut server) = both_ends(&bench).await;
-    guest
-        .write_all(request("HTTP/1.1").as_bytes())
-        .await
-        .unwrap();
-    read_until(&mut server, "\r\n\r\n").await;
-    let all: String = (0..100).map(|link| hints(&link.to_string())).collect();
-    server.write_all((all + OK).as_bytes()).await.unwrap();
-    let answer = read_until(&mut guest, "ok").await;
-    assert_eq!(answer.matches(" 103 ").count(), 16, "{answer}");
+    let long = "l".repeat(20 << 10);
+    let table = [
+        (
+            "count",
+            (0..100).map(|n| hints(&n.to_string())).collect(),
+            16,
+        ),
+        // 64 KiB in all.
+        ("length", hints(&long).repeat(9), 3),
+    ];
+    for (what, all, passed) in table {
+        let bench = Bench::new();
+        let (mut guest, mut server) = both_ends(&bench).await;
+        let request = request("HTTP/1.1");
+        guest.write_all(request.as_bytes()).await.unwrap();
+        read_until(&mut server, "\r\n\r\n").await;
+        server.write_all((all + OK).as_bytes()).await.unwrap();
+        let answer = read_until(&mut guest, "\r\n\r\nok").await;
+        assert_eq!(answer.matches(" 103 ").count(), passed, "{what}");
+    }
 }
 
 #[tokio::test]
@@ -160,6 +169,14 @@ async fn hints_are_passed_on_and_scrubbed_in_http2() {
         assert_eq!(interim.headers()["link"], link.replace(VALUE, PLACEHOLDER));
         assert_eq!(interim.headers().len(), 1);
     }
+    // One of more fields than an answer may have.
+    let mut crowded = Response::builder().status(103);
+    for _ in 0..=100 {
+        crowded = crowded.header("x", "y");
+    }
+    respond
+        .send_informational(crowded.body(()).unwrap())
+        .unwrap();
     // What concerns the proxy and the server only.
     let interim = Response::builder().status(100).body(()).unwrap();
     respond.send_informational(interim).unwrap();

@@ -27,7 +27,7 @@ use crate::session::body::{self, Fault, Treatment};
 use crate::session::head::{self, Plan, Refused};
 use crate::session::protocol::Protocol;
 use crate::session::{response as answered, tunnel as asked};
-use crate::{Event, NonHttp};
+use crate::{Event, Limits, NonHttp};
 use socket::Socket;
 
 /// The body of what the guest is answered: the server's, or one of the proxy's own.
@@ -253,6 +253,10 @@ impl RequestContext {
             open: Open::new(&session),
             session,
         }
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.session.limits
     }
 
     /// Tells of the first violation on this connection, and ends the connection.

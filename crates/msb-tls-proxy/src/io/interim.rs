@@ -40,6 +40,7 @@ struct Inner {
     to: Interim,
     scrubber: Option<Mutex<ResponseScrubber>>,
     passed: AtomicUsize,
+    passed_len: AtomicUsize,
     context: Arc<RequestContext>,
 }
 
@@ -53,6 +54,7 @@ impl Informing {
             to,
             scrubber: scrubber.map(Mutex::new),
             passed: AtomicUsize::new(0),
+            passed_len: AtomicUsize::new(0),
             context,
         }))
     }
@@ -63,11 +65,19 @@ impl Informing {
             to,
             scrubber,
             passed,
+            passed_len,
             context,
         } = &*self.0;
+        let limits = context.limits();
         if [StatusCode::CONTINUE, StatusCode::SWITCHING_PROTOCOLS].contains(&status)
             || passed.fetch_add(1, Ordering::Relaxed) >= MOST
+            || headers.len() > limits.header_count
         {
+            return;
+        }
+        // They wait, all of them, for a guest that does not read.
+        let len = head_len(headers);
+        if passed_len.fetch_add(len, Ordering::Relaxed) + len > limits.head_len {
             return;
         }
         let (mut head, ()) = Response::new(()).into_parts();
@@ -81,6 +91,14 @@ impl Informing {
         }
         (to.0)(Response::from_parts(head, ()));
     }
+}
+
+/// As RFC 9113 section 10.5.1 counts it.
+fn head_len(headers: &HeaderMap) -> usize {
+    let fields = headers.iter();
+    fields
+        .map(|(name, value)| name.as_str().len() + value.len() + 32)
+        .sum()
 }
 
 /// Heads that wait to be written to a guest in HTTP/1.1.
