@@ -1,0 +1,167 @@
+//! The gateway's state, what each frame is handed to, and when which flow gets its turn.
+
+use std::collections::VecDeque;
+use std::hash::RandomState;
+use std::sync::Arc;
+
+use smoltcp::time::Instant;
+use smoltcp::wire::EthernetAddress;
+
+use super::tcp::{Entry, State};
+use crate::action::Action;
+use crate::config::{Config, MIN_MTU};
+use crate::dns::Responder;
+use crate::event::Event;
+use crate::frame::FrameWriter;
+use crate::packet::{self, Inbound};
+use crate::reply::{self, Link};
+use crate::stream::{Clock, ReadyQueue};
+use crate::table::{FlowId, FlowTable};
+use crate::timers::Timers;
+
+/// See the description of `engine`.
+pub(crate) struct Engine {
+    pub(super) config: Config,
+    pub(super) responder: Responder,
+    pub(super) clock: Clock,
+    pub(super) link: Link,
+    pub(super) out: FrameWriter,
+    pub(super) flows: FlowTable<Entry>,
+    pub(super) timers: Timers,
+    /// Flows to be polled.
+    pub(super) work: VecDeque<FlowId>,
+    pub(super) ready: Arc<ReadyQueue>,
+    /// Buffer for the ready queue's content, kept for its memory.
+    pub(super) ready_flows: Vec<FlowId>,
+    pub(super) actions: VecDeque<Action>,
+    pub(super) queries: usize,
+    pub(super) limit_reported: bool,
+    pub(super) seeds: RandomState,
+}
+
+impl Engine {
+    pub(crate) fn new(mut config: Config, clock: Clock) -> Self {
+        config.mtu = config.mtu.max(MIN_MTU);
+        let addresses = config.addresses;
+        let responder = Responder::new(
+            std::mem::take(&mut config.hosts),
+            addresses,
+            Arc::clone(&config.policy),
+        );
+        Self {
+            link: Link {
+                local: EthernetAddress(addresses.gateway_mac),
+                remote: EthernetAddress(addresses.guest_mac),
+            },
+            config,
+            responder,
+            clock,
+            out: FrameWriter::new(),
+            flows: FlowTable::new(),
+            timers: Timers::default(),
+            work: VecDeque::new(),
+            ready: Arc::default(),
+            ready_flows: Vec::new(),
+            actions: VecDeque::new(),
+            queries: 0,
+            limit_reported: false,
+            seeds: RandomState::new(),
+        }
+    }
+
+    pub(crate) fn responder(&self) -> &Responder {
+        &self.responder
+    }
+
+    /// Tells when streams want [`poll`](Self::poll) to be called.
+    pub(crate) fn ready(&self) -> Arc<ReadyQueue> {
+        Arc::clone(&self.ready)
+    }
+
+    /// Frames for the guest.
+    pub(crate) fn out(&mut self) -> &mut FrameWriter {
+        &mut self.out
+    }
+
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Takes a frame from the guest.
+    pub(crate) fn handle_frame(&mut self, now: Instant, frame: &[u8]) {
+        if let Some(sender) = packet::sender(frame) {
+            self.link.remote = sender;
+        }
+        let addresses = self.config.addresses;
+        match packet::classify(frame, self.link.local) {
+            Inbound::Tcp(segment) => self.handle_segment(now, &segment),
+            Inbound::Udp(datagram) => self.handle_datagram(&datagram),
+            Inbound::Echo(echo) => self.handle_echo(&echo),
+            Inbound::ArpRequest {
+                hardware,
+                source,
+                target,
+            } => {
+                if target == addresses.gateway_v4 {
+                    reply::arp(&mut self.out, self.link, (hardware, source), target);
+                }
+            }
+            Inbound::NeighborSolicit { source, target } => {
+                if target == addresses.gateway_v6 || target == addresses.gateway_link_local() {
+                    reply::neighbor_advert(&mut self.out, self.link, source, target);
+                }
+            }
+            Inbound::Drop(reason) => tracing::trace!(?reason, len = frame.len(), "frame dropped"),
+        }
+    }
+
+    /// Sends what flows have to send, until the output is full.
+    pub(crate) fn poll(&mut self, now: Instant) {
+        self.ready.take(&mut self.ready_flows);
+        let mut ready = std::mem::take(&mut self.ready_flows);
+        for id in ready.drain(..) {
+            if let Some(State::Open { flow, .. }) = self.flows.get_mut(id).map(|entry| &entry.state)
+            {
+                flow.clear_queued();
+                self.queue(id);
+            }
+        }
+        self.ready_flows = ready;
+        while let Some(id) = self.timers.expired(now) {
+            if let Some(entry) = self.flows.get_mut(id)
+                && entry.timer.fire(&mut self.timers, id, now)
+            {
+                self.queue(id);
+            }
+        }
+        while !self.out.is_full()
+            && let Some(id) = self.work.pop_front()
+        {
+            self.poll_flow(now, id);
+        }
+    }
+
+    /// When to call [`poll`](Self::poll) next if nothing else happens; in the past: at once.
+    pub(crate) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        if !self.work.is_empty() && !self.out.is_full() {
+            return Some(now);
+        }
+        self.timers.next()
+    }
+
+    pub(super) fn emit(&self, event: Event) {
+        (self.config.events)(event);
+    }
+}
+
+impl Drop for Engine {
+    /// Streams that live on must not wait for a guest that nobody carries frames to.
+    fn drop(&mut self) {
+        for entry in self.flows.values() {
+            if let State::Open { flow, .. } = &entry.state {
+                flow.tcp().abort();
+                flow.tell_broken();
+            }
+        }
+    }
+}
