@@ -1,4 +1,5 @@
-//! Fixtures for msb's tests: a root CA, TLS origins that record what reaches them, TLS clients.
+//! Fixtures for msb's tests: a root CA, TLS origins that record what reaches them, TLS clients, and guests made of
+//! network namespaces.
 //!
 //! Only ever a dev-dependency. It knows none of the crates whose tests use it, so that a fault in
 //! one of them cannot hide behind a fixture that shares it. What cannot be set up panics: a test
@@ -24,11 +25,13 @@
 )]
 
 mod client;
+mod netns;
 mod origin;
 mod record;
 mod root;
 
 pub use client::{client_config, connect_tls, connect_tls_over, exchange, tcp_pair};
+pub use netns::{NetnsGuest, NetnsSettings};
 pub use origin::{Handler, Origin, RawOrigin};
 pub use record::RecordedRequest;
 pub use root::{CertificateKind, TestRoot};
