@@ -1,5 +1,6 @@
 //! Ethernet frames on a byte stream: a 4-byte big-endian length before each frame (QEMU's stream
-//! framing, which passt and libkrun use too). Buffers only; reading and writing sockets is `io`'s work.
+//! framing, which passt and libkrun use too). Links that carry one frame at a time use the same buffers.
+//! Buffers only; reading and writing sockets is `io`'s work.
 
 /// Bytes of the length in front of each frame.
 pub(crate) const PREFIX_LEN: usize = 4;
@@ -54,6 +55,31 @@ impl FrameReader {
     /// Tells that the first `len` bytes of [`space`](Self::space) now hold input.
     pub(crate) fn filled(&mut self, len: usize) {
         self.end = self.buffer.len().min(self.end + len);
+    }
+
+    /// Room for a frame of a link that carries one at a time; `None`: take the frames there are first.
+    ///
+    /// It is one octet longer than the longest frame, so that a longer one shows.
+    pub(crate) fn packet_space(&mut self) -> Option<&mut [u8]> {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+        let frame_start = self.end + PREFIX_LEN;
+        self.buffer
+            .get_mut(frame_start..=frame_start + MAX_FRAME_LEN)
+    }
+
+    /// Tells that the first `len` bytes of [`packet_space`](Self::packet_space) now hold a frame.
+    pub(crate) fn filled_packet(&mut self, len: usize) {
+        if len > MAX_FRAME_LEN {
+            tracing::debug!("an overlong frame is skipped");
+            return;
+        }
+        let frame_start = self.end + PREFIX_LEN;
+        let prefix = u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes();
+        self.buffer[self.end..frame_start].copy_from_slice(&prefix);
+        self.end = frame_start + len;
     }
 
     /// The next whole frame, without its length; `None`: more bytes are needed.
@@ -134,6 +160,18 @@ impl FrameWriter {
         }
     }
 
+    /// The first frame of what is to be written, for a link that carries one at a time.
+    pub(crate) fn next_frame(&self) -> Option<&[u8]> {
+        let (prefix, rest) = self.pending().split_first_chunk::<PREFIX_LEN>()?;
+        rest.get(..u32::from_be_bytes(*prefix) as usize)
+    }
+
+    /// Tells that [`next_frame`](Self::next_frame) is written.
+    pub(crate) fn written_frame(&mut self) {
+        let len = self.next_frame().map_or(0, <[u8]>::len);
+        self.written(PREFIX_LEN + len);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
     }
@@ -186,6 +224,46 @@ mod tests {
         let len = writer.pending().len();
         writer.written(len);
         assert!(writer.is_empty() && !writer.is_full());
+    }
+
+    #[test]
+    fn packets_become_frames_and_an_overlong_one_is_skipped() {
+        let mut reader = FrameReader::new();
+        for (byte, len) in [(1, 1), (2, MAX_FRAME_LEN + 1), (3, MAX_FRAME_LEN), (4, 0)] {
+            reader.packet_space().unwrap()[..len].fill(byte);
+            reader.filled_packet(len);
+        }
+        for (byte, len) in [(1, 1), (3, MAX_FRAME_LEN), (4, 0)] {
+            assert!(reader.next_frame() == Some(&vec![byte; len]), "{byte}");
+        }
+        assert_eq!(reader.next_frame(), None);
+    }
+
+    #[test]
+    fn packets_that_are_not_taken_end_the_room_for_more() {
+        let mut reader = FrameReader::new();
+        let mut packets = 0;
+        while let Some(space) = reader.packet_space() {
+            assert_eq!(space.len(), MAX_FRAME_LEN + 1);
+            reader.filled_packet(MAX_FRAME_LEN);
+            packets += 1;
+        }
+        assert!((1..10).contains(&packets), "{packets}");
+        while reader.next_frame().is_some() {}
+        assert!(reader.packet_space().is_some());
+    }
+
+    #[test]
+    fn frames_are_written_one_by_one() {
+        let mut writer = FrameWriter::new();
+        for (byte, len) in [(5_u8, 3), (6, 0), (7, 60_000)] {
+            writer.push(len, |frame| frame.fill(byte));
+        }
+        for (byte, len) in [(5_u8, 3), (6, 0), (7, 60_000)] {
+            assert!(writer.next_frame() == Some(&vec![byte; len]), "{byte}");
+            writer.written_frame();
+        }
+        assert_eq!(writer.next_frame(), None);
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! User-mode TCP/IP for a guest: Ethernet frames in, flows out.
 //!
-//! The guest's only link is a stream of Ethernet frames to this crate, which plays the gateway: it answers ARP,
+//! The guest's only [`Link`] carries Ethernet frames to this crate, which plays the gateway: it answers ARP,
 //! neighbour discovery, ping and every DNS query itself, and turns each TCP connection into a [`Flow`]. A connection
 //! request is held until the policy has allowed it and the host's own connect has succeeded, so for the guest refused
 //! is refused, unreachable is unreachable, and nothing is accepted that cannot be reached.
@@ -53,5 +53,5 @@ mod timers;
 
 pub use config::{Addresses, Config, DEFAULT_MAX_FLOWS, DEFAULT_MTU, HostEntry, MIN_MTU};
 pub use event::{Event, EventSink};
-pub use io::{Flow, Network, is_own_address, start};
+pub use io::{Flow, Link, Network, is_own_address, start};
 pub use stream::{FlowReset, FlowStream};

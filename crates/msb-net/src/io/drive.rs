@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use msb_name::HostName;
 use msb_policy::Protocol;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::connect;
+use super::link::{Input, Link};
 use super::names::drive_names;
 use super::resolve::Upstreams;
 use crate::action::{Action, Announced, Asker};
@@ -88,13 +89,14 @@ impl Drop for Network {
 
 /// Starts serving the guest at the other end of `link`.
 ///
-/// `link` carries Ethernet frames, each after its length as a 4-byte big-endian number (QEMU's
-/// `-netdev stream`/`socket` framing). Established connections come out of the receiver, which must be
-/// read; if it is dropped, or as many flows as [`Config::max_flows`] wait in it, new ones are reset.
+/// `link` carries Ethernet frames: a [`Link`], or a socket that becomes one. Established connections come out
+/// of the receiver, which must be read; if it is dropped, or as many flows as [`Config::max_flows`] wait in it, new
+/// ones are reset.
 ///
 /// # Panics
 /// Outside a tokio runtime with I/O and time enabled.
-pub fn start(link: UnixStream, config: Config) -> (Network, mpsc::Receiver<Flow>) {
+pub fn start(link: impl Into<Link>, config: Config) -> (Network, mpsc::Receiver<Flow>) {
+    let link = link.into();
     let (sender, receiver) = mpsc::channel(config.max_flows.max(1));
     let events = Arc::clone(&config.events);
     let driver = Driver::new(link, config, sender);
@@ -113,7 +115,7 @@ fn report_closed(events: &EventSink, reason: String) {
 }
 
 struct Driver {
-    link: UnixStream,
+    link: Link,
     reader: FrameReader,
     engine: Engine,
     clock: Clock,
@@ -134,7 +136,7 @@ enum Done {
 }
 
 impl Driver {
-    fn new(link: UnixStream, config: Config, flows: mpsc::Sender<Flow>) -> Self {
+    fn new(link: Link, config: Config, flows: mpsc::Sender<Flow>) -> Self {
         let clock = Clock::start();
         let engine = Engine::new(config.clone(), clock);
         let upstreams = Upstreams::new(engine.responder().clone(), Arc::new(config));
@@ -162,7 +164,7 @@ impl Driver {
                 return Ok(());
             };
             self.engine.poll(self.clock.now());
-            self.write()?;
+            self.link.write(self.engine.out())?;
             self.perform();
             while let Some(done) = self.tasks.try_join_next() {
                 self.finish(done);
@@ -198,30 +200,16 @@ impl Driver {
         if self.engine.out().is_full() {
             return Ok(Some(false));
         }
-        match self.link.try_read(self.reader.space()) {
-            Ok(0) => return Ok(None),
-            Ok(len) => self.reader.filled(len),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(false)),
-            Err(error) => return Err(error),
+        match self.link.read(&mut self.reader)? {
+            Input::Some => {}
+            Input::None => return Ok(Some(false)),
+            Input::End => return Ok(None),
         }
         let now = self.clock.now();
         while let Some(frame) = self.reader.next_frame() {
             self.engine.handle_frame(now, frame);
         }
         Ok(Some(true))
-    }
-
-    /// Writes what the link takes now.
-    fn write(&mut self) -> io::Result<()> {
-        let out = self.engine.out();
-        while !out.is_empty() {
-            match self.link.try_write(out.pending()) {
-                Ok(len) => out.written(len),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     /// Carries out what the engine asks for.

@@ -3,8 +3,10 @@
 
 mod connect;
 mod drive;
+mod link;
 mod names;
 mod resolve;
 
 pub use connect::is_own_address;
 pub use drive::{Flow, Network, start};
+pub use link::Link;

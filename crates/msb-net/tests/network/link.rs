@@ -1,9 +1,93 @@
-//! ARP, neighbour discovery, ping and refused datagrams.
+//! Kinds of links, ARP, neighbour discovery, ping and refused datagrams.
 
 use msb_net::Event;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixDatagram, UnixStream};
 
 use crate::guest::soon;
-use crate::rig::{GATEWAY_V4, GATEWAY_V6, Rig, gateway, ip};
+use crate::rig::{GATEWAY_V4, GATEWAY_V6, Rig, count_service, echo_service, gateway, ip, pattern};
+
+/// Longer than any frame may be.
+const TOO_LONG: usize = 65_600;
+
+/// Joins a link of one frame a datagram with the guest's, on which lengths stand before frames.
+async fn join(datagrams: UnixDatagram, mut guest: UnixStream) {
+    let mut datagram = vec![0; 70_000];
+    let mut input = Vec::new();
+    loop {
+        tokio::select! {
+            received = datagrams.recv(&mut datagram) => {
+                let len = received.unwrap();
+                let prefix = u32::try_from(len).unwrap().to_be_bytes();
+                if guest.write_all(&[&prefix, &datagram[..len]].concat()).await.is_err() {
+                    return;
+                }
+            }
+            read = guest.read_buf(&mut input) => {
+                if !matches!(read, Ok(1..)) {
+                    return;
+                }
+            }
+        }
+        while let Some((prefix, rest)) = input.split_first_chunk::<4>()
+            && let Some(frame) = rest.get(..u32::from_be_bytes(*prefix) as usize)
+        {
+            datagrams.send(frame).await.unwrap();
+            input.drain(..4 + frame.len());
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_work_with_one_frame_a_datagram() {
+    let (link, other) = UnixDatagram::pair().unwrap();
+    let (guest_link, guest) = UnixStream::pair().unwrap();
+    // None of these is a frame to be answered.
+    for len in [0, 1, 13, TOO_LONG] {
+        other.send(&vec![0xff; len]).await.unwrap();
+    }
+    let joined = tokio::spawn(join(other, guest));
+    let mut rig = Rig::over(link, guest_link, "host", |_| {});
+    rig.relay();
+    let socket = rig
+        .guest
+        .connect(gateway(echo_service().await))
+        .await
+        .unwrap();
+    let data = pattern(200_000);
+    socket.write_all(&data).await.unwrap();
+    assert!(soon(socket.read_exact(data.len())).await.unwrap() == data);
+    let count = rig
+        .guest
+        .connect(gateway(count_service().await))
+        .await
+        .unwrap();
+    count.write_all(&pattern(3_000_000)).await.unwrap();
+    count.close();
+    assert_eq!(soon(count.read_to_end()).await.unwrap(), b"3000000");
+    assert!(!joined.is_finished());
+}
+
+#[tokio::test]
+async fn a_datagram_link_whose_peer_is_gone_ends_with_the_next_frame() {
+    let (link, other) = UnixDatagram::pair().unwrap();
+    let (guest_link, guest) = UnixStream::pair().unwrap();
+    let joined = tokio::spawn(join(other, guest));
+    let mut rig = Rig::over(link, guest_link, "host", |_| {});
+    rig.relay();
+    let port = crate::rig::serve(|mut stream| async move {
+        let _ = stream.read_u8().await;
+        while stream.write_all(b"still here?").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let socket = rig.guest.connect(gateway(port)).await.unwrap();
+    socket.write_all(b"!").await.unwrap();
+    soon(socket.read()).await.unwrap();
+    joined.abort();
+    soon(rig.network.closed()).await;
+}
 
 /// The guest resolves the gateway's hardware address (ARP, NDP) before its first packet.
 #[tokio::test]
@@ -84,7 +168,7 @@ async fn an_echo_request_to_another_host_is_prohibited_by_icmp() {
 
 #[tokio::test]
 async fn an_ended_link_is_reported() {
-    let (guest, link) = tokio::net::UnixStream::pair().unwrap();
+    let (guest, link) = UnixStream::pair().unwrap();
     let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
     let mut config = msb_net::Config::new(std::sync::Arc::default());
     config.nameservers = Some(Vec::new());

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use msb_net::{Config, Event, Flow, Network};
+use msb_net::{Config, Event, Flow, Link, Network};
 use msb_policy::{NetworkPolicy, PinTable};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
@@ -34,6 +34,16 @@ impl Rig {
     /// The same, with further settings.
     pub(crate) fn with(policy: &str, configure: impl FnOnce(&mut Config)) -> Self {
         let (guest_link, link) = UnixStream::pair().unwrap();
+        Self::over(link, guest_link, policy, configure)
+    }
+
+    /// The same, over a link whose other end is told as `guest_link`.
+    pub(crate) fn over(
+        link: impl Into<Link>,
+        guest_link: UnixStream,
+        policy: &str,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let mut config = Config::new(Arc::new(NetworkPolicy::parse(policy).unwrap()));
         // Nothing of the host's resolvers may be needed by a test.

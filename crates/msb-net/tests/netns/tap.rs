@@ -1,0 +1,55 @@
+//! A TAP device as the link.
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use msb_net::Event;
+
+use crate::rig::{Rig, authority, gateways, has, output, pattern, web_server};
+
+#[test]
+fn curl_gets_and_puts_megabytes_over_both_families() {
+    let Some(rig) = Rig::start("host") else {
+        return;
+    };
+    if !has("curl") {
+        return;
+    }
+    let (port, len) = (web_server(), 4_000_000);
+    for gateway in gateways() {
+        let url = format!("http://{}/{len}", authority(gateway, port));
+        let got = output(rig.guest.command("curl").args(["-sS", &url]));
+        assert!(got.status.success(), "{url}: {got:?}");
+        assert!(
+            got.stdout == pattern(len),
+            "{url}: {} octets",
+            got.stdout.len()
+        );
+
+        let mut curl = rig.guest.command("curl");
+        curl.args(["-sS", "-T", "-", "-H", "Transfer-Encoding:"])
+            .args(["-H", &format!("Content-Length: {len}"), &url]);
+        let mut curl = curl
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = curl.stdin.take().unwrap();
+        std::thread::spawn(move || stdin.write_all(&pattern(len)));
+        let put = curl.wait_with_output().unwrap();
+        assert_eq!(put.stdout, b"same", "{url}");
+    }
+}
+
+#[test]
+fn a_denied_destination_is_refused_to_a_kernel_at_once() {
+    let Some(rig) = Rig::start("none") else {
+        return;
+    };
+    let connect = "exec 3<>/dev/tcp/192.0.2.1/80";
+    let refused = output(rig.guest.command("bash").args(["-c", connect]));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("Connection refused"), "{said}");
+    let events = rig.events();
+    assert!(matches!(events[..], [Event::Denied { .. }]), "{events:?}");
+}
