@@ -287,8 +287,11 @@ impl Guest {
                 }
                 result = link.writable(), if !output.is_empty() => {
                     if result.is_err() { return; }
-                    if let Ok(len) = link.try_write(&output) {
-                        output.drain(..len);
+                    match link.try_write(&output) {
+                        Ok(len) => drop(output.drain(..len)),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        // Nobody reads any more, of which `readable` need not know yet.
+                        Err(_) => return,
                     }
                 }
                 () = self.shared.kick.notified() => {}
