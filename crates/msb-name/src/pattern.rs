@@ -60,6 +60,15 @@ impl HostPattern {
         }
     }
 
+    /// Whether some name is covered by both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(name), pattern) | (pattern, Self::Exact(name)) => pattern.matches(name),
+            (Self::Suffix(a), Self::Suffix(b)) => a.is_within(b) || b.is_within(a),
+        }
+    }
+
     /// The name in the pattern: the host itself, or the domain after `*.`.
     #[must_use]
     pub fn domain(&self) -> &HostName {
@@ -239,6 +248,31 @@ mod tests {
 
     fn name() -> impl Strategy<Value = String> {
         proptest::collection::vec("[ab]{1,2}", 1..5).prop_map(|labels| labels.join("."))
+    }
+
+    /// Against every name of up to three labels of a small alphabet: where two patterns overlap, one of them shows it.
+    #[test]
+    fn patterns_overlap_if_some_name_is_covered_by_both() {
+        let labels = ["a", "b", "xa"];
+        let below = |names: &[String]| -> Vec<String> {
+            let below = |name: &String| labels.map(|label| format!("{label}.{name}"));
+            names.iter().flat_map(below).collect()
+        };
+        let one: Vec<String> = labels.map(str::to_owned).to_vec();
+        let two = below(&one);
+        let mut names = [one.clone(), two.clone(), below(&two)].concat();
+        let patterns = names
+            .iter()
+            .flat_map(|name| [name.clone(), format!("*.{name}")]);
+        let patterns: Vec<HostPattern> = patterns.map(|text| text.parse().unwrap()).collect();
+        names.extend(below(&below(&two)));
+        let names: Vec<HostName> = names.iter().map(|name| name.parse().unwrap()).collect();
+        for a in &patterns {
+            for b in &patterns {
+                let both = names.iter().any(|name| a.matches(name) && b.matches(name));
+                assert_eq!(a.overlaps(b), both, "{a} {b}");
+            }
+        }
     }
 
     proptest! {

@@ -1,13 +1,14 @@
 //! HTTP rules in order, and what they decide about a request.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use msb_name::{Host, HostPatternSet};
+use msb_name::{Host, HostName, HostPattern, HostPatternSet};
 
 use super::path::{AmbiguousPath, CanonicalPath};
 use super::rule::{HttpHosts, HttpRule};
-use crate::Action;
+use crate::{Action, BypassList};
 
 /// Rules about requests, in order.
 ///
@@ -103,6 +104,32 @@ impl HttpPolicy {
             }
     }
 
+    /// A pattern of `bypass` that covers a governed host, if there is one: the requests to that host could not be read.
+    #[must_use]
+    pub fn bypassed(&self, bypass: &BypassList) -> Option<HostPattern> {
+        let governed = |pattern: &HostPattern| {
+            self.is_about_all || self.hosts.iter().any(|own| own.overlaps(pattern))
+        };
+        bypass.iter().find(governed)
+    }
+
+    /// The first host that may be at the other end of a connection and is governed: `claimed` by TLS, and of the names
+    /// that were resolved to its `address`. A claim counts if the address was resolved for it; else anything may be there.
+    #[must_use]
+    pub fn governed(
+        &self,
+        claimed: Option<&HostName>,
+        resolved: &[HostName],
+        address: IpAddr,
+    ) -> Option<Host> {
+        let hosts = claimed.into_iter().chain(match claimed {
+            Some(claimed) if resolved.contains(claimed) => &[],
+            _ => resolved,
+        });
+        let mut hosts = hosts.cloned().map(Host::Name).chain([Host::Ip(address)]);
+        hosts.find(|host| self.governs(host))
+    }
+
     /// Decides about one request: its method, the host of its authority, and its path with or without a query.
     pub fn decide(&self, method: &str, host: &Host, path_and_query: &str) -> HttpDecision {
         let deny = |cause| HttpDecision {
@@ -142,11 +169,7 @@ impl HttpPolicy {
                 other.action() == Action::Allow
                     && match (other.hosts(), hosts) {
                         (HttpHosts::All, _) | (_, HttpHosts::All) => true,
-                        (HttpHosts::Pattern(other), HttpHosts::Pattern(own)) => {
-                            other == own
-                                || other.matches(own.domain())
-                                || own.matches(other.domain())
-                        }
+                        (HttpHosts::Pattern(other), HttpHosts::Pattern(own)) => other.overlaps(own),
                     }
             })
         };

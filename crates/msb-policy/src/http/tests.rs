@@ -1,10 +1,10 @@
 //! Paths, globs, rules and decisions about requests.
 
-use msb_name::Host;
+use msb_name::{Host, HostName};
 use proptest::prelude::*;
 
 use super::*;
-use crate::Error;
+use crate::{BypassList, Error};
 
 fn host(text: &str) -> Host {
     text.parse().unwrap()
@@ -296,14 +296,60 @@ fn a_host_that_is_only_denied_things_is_warned_of() {
         "allow * b.test",
         "deny * *.c.test",
         "allow GET x.c.test",
+        "deny * *.d.test",
+        "allow GET d.test",
     ])
     .warnings()
     .collect();
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(
-        warnings[0].contains("HTTP rule 1 (deny DELETE a.test/**)"),
-        "{warnings:?}"
-    );
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    for (warning, rule) in warnings.iter().zip([
+        "HTTP rule 1 (deny DELETE a.test/**)",
+        "HTTP rule 5 (deny * *.d.test/**)",
+    ]) {
+        assert!(warning.contains(rule), "{warnings:?}");
+    }
+}
+
+#[test]
+fn a_host_is_governed_by_what_is_claimed_and_what_was_resolved() {
+    let policy = policy(&["allow GET a.test", "allow GET *.b.test"]);
+    let name = |text: &str| text.parse::<HostName>().unwrap();
+    let address = "192.0.2.1".parse().unwrap();
+    for (claimed, resolved, expected) in [
+        (Some("a.test"), &[][..], Some("a.test")),
+        (Some("x.b.test"), &["c.test"], Some("x.b.test")),
+        (Some("c.test"), &["c.test", "a.test"], None),
+        (Some("c.test"), &["d.test", "a.test"], Some("a.test")),
+        (Some("c.test"), &[], None),
+        (None, &["c.test", "x.b.test"], Some("x.b.test")),
+        (None, &["b.test"], None),
+        (None, &[], None),
+    ] {
+        let claimed = claimed.map(name);
+        let resolved: Vec<_> = resolved.iter().map(|text| name(text)).collect();
+        let governed = policy.governed(claimed.as_ref(), &resolved, address);
+        let expected = expected.map(host);
+        assert_eq!(governed, expected, "{claimed:?} {resolved:?}");
+    }
+    let all = self::policy(&["allow GET *"]);
+    assert_eq!(all.governed(None, &[], address), Some(Host::Ip(address)));
+}
+
+#[test]
+fn a_bypass_that_covers_a_governed_host_is_told() {
+    for (rule, bypass, covers) in [
+        ("deny * a.test/x", "a.test", true),
+        ("allow * *.b.test", "x.b.test", true),
+        ("allow * x.b.test", "*.b.test", true),
+        ("allow * *.b.test", "b.test", false),
+        ("allow * a.test", "c.test", false),
+        ("allow * *", "c.test", true),
+    ] {
+        let bypass = BypassList::parse([bypass]).unwrap();
+        let found = policy(&[rule]).bypassed(&bypass);
+        assert_eq!(found.is_some(), covers, "{rule} {bypass:?}");
+        assert_eq!(HttpPolicy::default().bypassed(&bypass), None);
+    }
 }
 
 /// Segments as bits of text, so that both sides meet often.
