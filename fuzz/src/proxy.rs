@@ -4,10 +4,10 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, SystemTime};
 
 use msb_ca::SandboxCa;
-use msb_policy::{BypassList, InterceptedConnection};
+use msb_policy::{BypassList, HttpPolicy, InterceptedConnection};
 use msb_secrets::{SecretBuilder, SecretSet, ViolationAction};
 use msb_tls_proxy::{
-    Config, Event, InterceptScope, Limits, NonHttp, TlsProxy, UpstreamTls, fuzzing,
+    Config, DeniedRequests, Event, InterceptScope, Limits, NonHttp, TlsProxy, UpstreamTls, fuzzing,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
 use tokio::task::JoinHandle;
@@ -58,6 +58,8 @@ static PROXY: LazyLock<(TlsProxy, Events)> = LazyLock::new(|| {
         limits,
         non_http: NonHttp::default(),
         scope: InterceptScope::default(),
+        http_policy: HttpPolicy::default(),
+        denied_requests: DeniedRequests::default(),
     };
     (TlsProxy::new(config).expect("a good configuration"), events)
 });

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use msb::name::HostName;
-use msb::{HostAddress, InterceptScope, NetworkBuilder, NonHttp, TlsBuilder, ViolationAction};
+use msb::{
+    DeniedRequests, HostAddress, InterceptScope, NetworkBuilder, NonHttp, TlsBuilder,
+    ViolationAction,
+};
 
 use crate::policy::PolicyArgs;
 use crate::secrets::SecretArgs;
@@ -21,6 +24,10 @@ pub(crate) struct EngineArgs {
 
     #[command(flatten)]
     pub(crate) policy: PolicyArgs,
+
+    /// What becomes of requests that HTTP rules deny: forbid (answered 403 with the reason, the default) or reset.
+    #[arg(long, value_name = "ACTION", value_parser = parse_denied)]
+    pub(crate) http_denied: Option<DeniedRequests>,
 
     /// Makes a name lead to an address, or to the host itself (`host-gateway`). With a port, in `msb proxy` only, to that
     /// port whatever port is asked for. May be repeated.
@@ -110,6 +117,9 @@ impl EngineArgs {
     pub(crate) fn network(&self, mut network: NetworkBuilder) -> NetworkBuilder {
         network = self.policy.network(network);
         network = network.on_secret_violation(self.on_secret_violation);
+        if let Some(action) = self.http_denied {
+            network = network.denied_requests(action);
+        }
         for host in &self.add_hosts {
             network = network.add_host(&host.name, host.address);
         }
@@ -160,6 +170,14 @@ fn parse_scope(text: &str) -> Result<InterceptScope, String> {
         "all" => Ok(InterceptScope::All),
         "named-hosts" => Ok(InterceptScope::NamedHosts),
         _ => Err("use all or named-hosts".into()),
+    }
+}
+
+fn parse_denied(text: &str) -> Result<DeniedRequests, String> {
+    match text {
+        "forbid" => Ok(DeniedRequests::Forbid),
+        "reset" => Ok(DeniedRequests::Reset),
+        _ => Err("use forbid or reset".into()),
     }
 }
 

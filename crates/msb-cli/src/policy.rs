@@ -31,8 +31,8 @@ pub(crate) struct PolicyArgs {
     #[arg(long, value_name = "ACTION")]
     pub(crate) net_default_ingress: Option<Action>,
 
-    /// A rule about requests in intercepted TLS: 'allow|deny METHODS HOST[/PATH]', such as 'allow GET,HEAD
-    /// api.github.com/repos/**'. A host that some rule names is denied what no rule allows. May be repeated.
+    /// A rule about requests: 'allow|deny METHODS HOST[/PATH]', such as 'allow GET,HEAD api.github.com/repos/**'. A host
+    /// that some rule names is denied what no rule allows, and everything that is not HTTP. May be repeated.
     #[arg(long = "http-rule", value_name = "RULE")]
     pub(crate) http_rules: Vec<HttpRule>,
 }

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use msb_ca::SandboxCa;
-use msb_policy::{BypassList, PinTable};
+use msb_policy::{BypassList, HttpPolicy, PinTable};
 use msb_secrets::{SecretBuilder, SecretSet, ViolationAction};
 use msb_testkit::{CertificateKind, Origin, TestRoot};
 use msb_tls_proxy::{
-    Config, Connection, InterceptScope, Limits, NonHttp, Reset, TlsProxy, UpstreamTls,
+    Config, Connection, DeniedRequests, InterceptScope, Limits, NonHttp, Reset, TlsProxy,
+    UpstreamTls,
 };
 use tokio::net::{TcpListener, TcpStream};
 
@@ -52,6 +53,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         limits: Limits::default(),
         non_http: NonHttp::default(),
         scope: InterceptScope::default(),
+        http_policy: HttpPolicy::default(),
+        denied_requests: DeniedRequests::default(),
     })?;
     let ca = proxy.ca().cert_der().clone();
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use msb_ca::SandboxCa;
 use msb_name::{Host, HostName};
-use msb_policy::{BypassList, PinTable};
+use msb_policy::{BypassList, HttpPolicy, PinTable};
 use msb_secrets::{LengthPlan, SecretSet, ViolationAction};
 use tokio::sync::watch;
 
-use crate::{EventSink, UpstreamTls};
+use crate::{EventSink, HttpRules, UpstreamTls};
 
 /// Everything a [`TlsProxy`](crate::TlsProxy) needs for one sandbox.
 pub struct Config {
@@ -33,6 +33,20 @@ pub struct Config {
     pub non_http: NonHttp,
     /// Which connections are intercepted, of those that are not bypassed.
     pub scope: InterceptScope,
+    /// Which requests may be sent.
+    pub http_policy: HttpPolicy,
+    /// What becomes of those that may not.
+    pub denied_requests: DeniedRequests,
+}
+
+/// What becomes of requests that the rules deny (SPEC P6). Nothing of them is sent either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeniedRequests {
+    /// They are answered 403, with the reason in one line.
+    #[default]
+    Forbid,
+    /// The guest's connection is reset; in HTTP/2 the stream, with the code CANCEL.
+    Reset,
 }
 
 /// Which TLS connections are intercepted (SPEC T13).
@@ -41,8 +55,8 @@ pub enum InterceptScope {
     /// All of them.
     #[default]
     All,
-    /// Those to hosts that a secret is allowed for, as the secrets are when the connection begins. All others are spliced
-    /// as bypassed ones are: the guest sees the server's own certificate, and nobody looks for placeholders.
+    /// Those to hosts that a secret is allowed for or an HTTP rule names, as both are when the connection begins. All others
+    /// are spliced as bypassed ones are: the guest sees the server's own certificate, and nobody looks for placeholders.
     NamedHosts,
 }
 
@@ -77,6 +91,8 @@ impl fmt::Debug for Config {
             .field("limits", &self.limits)
             .field("non_http", &self.non_http)
             .field("scope", &self.scope)
+            .field("http_policy", &self.http_policy)
+            .field("denied_requests", &self.denied_requests)
             .finish_non_exhaustive()
     }
 }
@@ -150,6 +166,8 @@ pub struct PlainConfig {
     pub limits: Limits,
     /// When connections are to end.
     pub drain: Drain,
+    /// Which requests may be sent; got from [`TlsProxy::http_rules`](crate::TlsProxy::http_rules).
+    pub http_rules: HttpRules,
 }
 
 /// Says when connections are to end as soon as nothing is under way on them; by default never. Got from

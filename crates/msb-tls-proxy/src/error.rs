@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use msb_name::HostPattern;
+
 /// A configuration that cannot work. A sandbox must not start with it (SPEC T14).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -51,6 +53,14 @@ pub enum Error {
     TwoClientCertificates {
         /// The pattern.
         pattern: String,
+    },
+    /// Rules name a host whose requests could not be read.
+    #[error(
+        "HTTP rules name hosts that the bypass {bypass} covers, whose requests could not be read: drop the bypass, or the rules"
+    )]
+    GovernedBypass {
+        /// The pattern.
+        bypass: HostPattern,
     },
     /// A limit that nothing could pass.
     #[error("the limit {name} is too small: at least {least} is needed")]

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use msb_name::{Host, HostName};
+use msb_policy::HttpDecision;
 use msb_secrets::{Form, Location, Violation, ViolationAction};
+
+use crate::DeniedRequests;
 
 /// Receives events.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
@@ -31,7 +34,7 @@ pub enum Event {
         /// Where the connection goes.
         destination: SocketAddr,
     },
-    /// No secret is for the host, and only hosts with one are intercepted; the connection is spliced.
+    /// No secret is for the host and no HTTP rule names it, and only hosts with one are intercepted; the connection is spliced.
     OutOfScope {
         /// The host, as the guest asked for it.
         host: Host,
@@ -45,11 +48,12 @@ pub enum Event {
         /// Where the connection goes.
         destination: SocketAddr,
     },
-    /// A connection that is relayed turned out to carry what must not be relayed; both sides were cut off.
+    /// What must not be relayed: a connection that turned out to carry HTTP, of which both sides were cut off; or one whose
+    /// requests HTTP rules would be about and that could not be read, of which nothing was sent.
     RelayRefused {
         /// The host.
         host: Host,
-        /// Where the connection went.
+        /// Where the connection went, or was to go.
         destination: SocketAddr,
         /// One line.
         reason: String,
@@ -122,6 +126,21 @@ pub enum Event {
         status: u16,
         /// One line.
         reason: String,
+    },
+    /// A rule about requests denied one before anything of it was sent to the server.
+    RequestDenied {
+        /// The host of the request.
+        host: Host,
+        /// The port that the connection goes to.
+        port: u16,
+        /// The method.
+        method: String,
+        /// The path, without its query.
+        path: String,
+        /// What was decided by, and in a sentence why.
+        decision: HttpDecision,
+        /// What the guest got.
+        action: DeniedRequests,
     },
     /// A response broke off because of how the server had coded its body; the guest was reset, so that it does not take
     /// what it got for the whole.

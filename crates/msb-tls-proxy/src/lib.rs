@@ -88,6 +88,13 @@
 //! HTTP/1 request are bridged request by request as well; what each may carry is decided by its own authority, to which
 //! this sandbox's DNS must have given the address.
 //!
+//! # Rules about requests
+//!
+//! Hosts that a rule of [`Config::http_policy`] names are governed: each request is decided about by its own method,
+//! authority and path, in both protocols and without TLS too, before anything of it is sent. Nothing is carried to them that
+//! cannot be read as requests: no other protocol, no tunnel, no TLS on a port that is not intercepted, and no bypass. Where
+//! there are rules, what is spliced for other hosts has to go to an address that this sandbox's DNS gave for the name.
+//!
 //! A connection that cannot be intercepted is never turned into a raw tunnel.
 
 #![forbid(unsafe_code)]
@@ -100,15 +107,17 @@ mod event;
 #[doc(hidden)]
 pub mod fuzzing;
 mod io;
+mod rules;
 mod session;
 mod upstream;
 
 pub use config::{
-    Client, Config, Connection, DialError, Dialled, Drain, InterceptScope, Limits, NonHttp,
-    PlainConfig, Reset, Secrets,
+    Client, Config, Connection, DeniedRequests, DialError, Dialled, Drain, InterceptScope, Limits,
+    NonHttp, PlainConfig, Reset, Secrets,
 };
 pub use error::Error;
 pub use event::{Event, EventSink, HelloFailure};
 pub use io::plain::relay_plain;
 pub use io::proxy::TlsProxy;
+pub use rules::HttpRules;
 pub use upstream::{UpstreamTls, UpstreamTlsBuilder};

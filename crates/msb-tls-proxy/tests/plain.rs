@@ -11,7 +11,7 @@ use common::{HOST, PLACEHOLDER, Resettable, VALUE, broken, read_until, within};
 use msb_policy::PinTable;
 use msb_secrets::{SecretBuilder, SecretSet, ViolationAction};
 use msb_testkit::tcp_pair;
-use msb_tls_proxy::{Connection, Drain, Event, Limits, PlainConfig, relay_plain};
+use msb_tls_proxy::{Connection, Drain, Event, HttpRules, Limits, PlainConfig, relay_plain};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -49,6 +49,7 @@ async fn relayed_with(secrets: SecretSet) -> (TcpStream, TcpStream, Arc<Mutex<Ve
         events: Arc::new(move |event| sink.lock().unwrap().push(event)),
         limits: Limits::default(),
         drain: Drain::default(),
+        http_rules: HttpRules::default(),
     };
     tokio::spawn(relay_plain(connection, config));
     (near, server, events)

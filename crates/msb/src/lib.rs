@@ -60,7 +60,7 @@ pub use msb_tls_proxy as tls_proxy;
 pub use msb_vmm as vmm;
 
 pub use msb_secrets::{SecretBuilder, ViolationAction};
-pub use msb_tls_proxy::{InterceptScope, NonHttp};
+pub use msb_tls_proxy::{DeniedRequests, InterceptScope, NonHttp};
 pub use msb_vmm::{Accelerator, AcceleratorChoice};
 
 pub use builder::SandboxBuilder;

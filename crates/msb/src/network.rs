@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use msb_policy::{Action, NetworkPolicy};
 use msb_secrets::ViolationAction;
-use msb_tls_proxy::{InterceptScope, NonHttp};
+use msb_tls_proxy::{DeniedRequests, InterceptScope, NonHttp};
 
 use crate::Error;
 
@@ -42,6 +42,7 @@ pub struct NetworkBuilder {
     pub(crate) profiles: Option<String>,
     pub(crate) rules: Vec<String>,
     pub(crate) http_rules: Vec<String>,
+    pub(crate) denied_requests: DeniedRequests,
     pub(crate) default_egress: Option<Action>,
     pub(crate) default_ingress: Option<Action>,
     pub(crate) hosts: Vec<(String, HostAddress)>,
@@ -89,9 +90,16 @@ impl NetworkBuilder {
     /// Adds a rule about requests: the text form of an [`HttpRule`](msb_policy::HttpRule), such as
     /// `allow GET,HEAD api.github.com/repos/**`, or an `HttpRule` itself.
     ///
-    /// A host that some rule names is governed by the rules in order: what none of them allows is denied.
+    /// A host that some rule names is governed by the rules in order: what none of them allows is denied. Rules switch
+    /// interception on.
     pub fn http_rule(mut self, rule: impl Display) -> Self {
         self.http_rules.push(rule.to_string());
+        self
+    }
+
+    /// What becomes of requests that the rules deny. Default: [`DeniedRequests::Forbid`], an answer with the status 403.
+    pub fn denied_requests(mut self, action: DeniedRequests) -> Self {
+        self.denied_requests = action;
         self
     }
 

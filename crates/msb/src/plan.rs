@@ -10,7 +10,9 @@ use msb_name::{HostName, HostPattern};
 use msb_net::HostEntry;
 use msb_policy::{Action, BypassList, Direction, HttpPolicy, HttpRule, NetworkPolicy};
 use msb_secrets::{Secret, SecretBuilder, SecretSet, ViolationAction};
-use msb_tls_proxy::{InterceptScope, Limits, NonHttp, UpstreamTls, UpstreamTlsBuilder};
+use msb_tls_proxy::{
+    DeniedRequests, InterceptScope, Limits, NonHttp, UpstreamTls, UpstreamTlsBuilder,
+};
 use msb_vmm::AcceleratorChoice;
 
 use crate::event::Sink;
@@ -52,6 +54,8 @@ pub(crate) struct Interception {
     pub(crate) limits: Limits,
     pub(crate) non_http: NonHttp,
     pub(crate) scope: InterceptScope,
+    pub(crate) http_policy: HttpPolicy,
+    pub(crate) denied_requests: DeniedRequests,
 }
 
 impl Plan {
@@ -69,10 +73,12 @@ impl Plan {
         let network = builder.network;
         let interception = plan_interception(&network, !secrets.is_empty())?;
         let policy = policy(&network)?;
-        http_policy(&network)?;
         let hosts = plan_hosts(network.hosts)?;
         let mut warnings = check_reach(&secrets, &policy, &hosts, interception.as_ref())?;
         warnings.extend(policy.warnings());
+        if let Some(interception) = &interception {
+            warnings.extend(interception.http_policy.warnings());
+        }
         let secrets = SecretSet::new(secrets)?;
         Ok(Self {
             env: merge_env(builder.env, &secrets)?,
@@ -122,22 +128,17 @@ pub(crate) fn policy(network: &NetworkBuilder) -> Result<NetworkPolicy, Error> {
     Ok(policy.build()?)
 }
 
-/// The rules about requests.
-///
-/// # Errors
-/// One that does not parse, and any at all: nothing enforces them yet, and they must not seem to be in force.
-pub(crate) fn http_policy(network: &NetworkBuilder) -> Result<HttpPolicy, Error> {
+/// The rules about requests, which have to be readable on hosts that are not in `bypass`.
+fn http_policy(network: &NetworkBuilder, bypass: &BypassList) -> Result<HttpPolicy, Error> {
     let rules = network
         .http_rules
         .iter()
         .map(|rule| rule.parse::<HttpRule>());
     let policy: HttpPolicy = rules.collect::<Result<_, _>>()?;
-    if !policy.is_empty() {
-        return Err(Error::Config(
-            "HTTP rules are not enforced yet, so nothing starts with them; `msb policy why` explains them".into(),
-        ));
+    match policy.bypassed(bypass) {
+        Some(bypass) => Err(msb_tls_proxy::Error::GovernedBypass { bypass }.into()),
+        None => Ok(policy),
     }
-    Ok(policy)
 }
 
 /// The name is the guest's host name: one label of RFC 1123.
@@ -207,10 +208,16 @@ pub(crate) fn plan_interception(
     network: &NetworkBuilder,
     has_secrets: bool,
 ) -> Result<Option<Interception>, Error> {
+    let has_http_rules = !network.http_rules.is_empty();
     let tls = match &network.tls {
+        Some(tls) if !tls.enabled && has_http_rules => {
+            return Err(Error::Config(
+                "nothing could enforce the HTTP rules: TLS interception is switched off; switch it on or drop the rules".into(),
+            ));
+        }
         Some(tls) if !tls.enabled => return Ok(None),
         Some(tls) => tls.clone(),
-        None if has_secrets => TlsBuilder::default(),
+        None if has_secrets || has_http_rules => TlsBuilder::default(),
         None => return Ok(None),
     };
     if tls.ports.is_empty() || tls.ports.contains(&0) {
@@ -225,9 +232,12 @@ pub(crate) fn plan_interception(
     }
     let mut limits = Limits::default();
     limits.body_hold = tls.body_hold_limit.unwrap_or(limits.body_hold);
+    let bypass = BypassList::parse(&tls.bypass)?;
     Ok(Some(Interception {
         ports: tls.ports,
-        bypass: BypassList::parse(&tls.bypass)?,
+        http_policy: http_policy(network, &bypass)?,
+        denied_requests: network.denied_requests,
+        bypass,
         upstream: plan_upstream(tls.upstream)?,
         limits,
         non_http: tls.non_http,
@@ -332,7 +342,7 @@ pub(crate) fn check_bypass(
                 }
                 _ => {}
             }
-            for bypass in interception.bypass.iter().filter(|b| overlap(b, &pattern)) {
+            for bypass in interception.bypass.iter().filter(|b| b.overlaps(&pattern)) {
                 warnings.push(format!(
                     "the secret {env} is allowed for {pattern}, but is not put in for what the bypass {bypass} covers"
                 ));
@@ -340,25 +350,6 @@ pub(crate) fn check_bypass(
         }
     }
     Ok(warnings)
-}
-
-/// Whether some host is matched by both.
-fn overlap(a: &HostPattern, b: &HostPattern) -> bool {
-    let below = |host: &HostName, suffix: &HostName| {
-        host == suffix
-            || host
-                .as_str()
-                .strip_suffix(suffix.as_str())
-                .is_some_and(|rest| rest.ends_with('.'))
-    };
-    match (a, b) {
-        (HostPattern::Exact(a), HostPattern::Exact(b)) => a == b,
-        (HostPattern::Exact(host), HostPattern::Suffix(suffix))
-        | (HostPattern::Suffix(suffix), HostPattern::Exact(host)) => {
-            host != suffix && below(host, suffix)
-        }
-        (HostPattern::Suffix(a), HostPattern::Suffix(b)) => below(a, b) || below(b, a),
-    }
 }
 
 #[cfg(test)]
@@ -491,14 +482,37 @@ mod tests {
             builder().network(|n| n.http_rule("allow get a.test/")),
             "^^^ expected `*`, or methods in upper case",
         );
-        check_refused(
-            builder().network(|n| n.http_rule("allow GET a.test/**")),
-            "HTTP rules are not enforced yet",
-        );
         let shadowed = builder().network(|n| n.rule("deny@1.1.1.1").rule("allow@1.1.1.1:tcp"));
         let warnings = Plan::new(shadowed).unwrap().warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("never counts"), "{warnings:?}");
+    }
+
+    /// What they are about has to be read.
+    #[test]
+    fn http_rules_switch_interception_on_or_are_refused() {
+        let ruled = || builder().network(|n| n.http_rule("allow GET *.a.test/**"));
+        let interception = Plan::new(ruled()).unwrap().interception.unwrap();
+        assert_eq!(interception.ports, [443]);
+        assert_eq!(interception.http_policy.rules().len(), 1);
+        check_refused(
+            ruled().network(|n| n.tls(|t| t.enabled(false))),
+            "nothing could enforce the HTTP rules",
+        );
+        for (bypass, refused) in [("x.a.test", true), ("*.test", true), ("a.test", false)] {
+            let builder = ruled().network(|n| n.tls(|t| t.bypass(bypass)));
+            match refused {
+                true => check_refused(builder, "that the bypass"),
+                false => check_accepted(builder),
+            }
+        }
+        let lonely = builder().network(|n| n.http_rule("deny DELETE a.test/**"));
+        let warnings = Plan::new(lonely).unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(
+            warnings[0].contains("leaves nothing allowed"),
+            "{warnings:?}"
+        );
     }
 
     #[test]

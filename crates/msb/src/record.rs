@@ -1,6 +1,8 @@
 //! Events as JSON lines: one object each, in ASCII, without a secret's value and without a query. Pure: the time is
 //! passed in.
 
+mod tls;
+
 use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
@@ -8,8 +10,6 @@ use std::time::{Duration, SystemTime};
 
 use msb_name::HostName;
 use msb_policy::Cause;
-use msb_secrets::ViolationAction;
-use msb_tls_proxy::Event as Tls;
 use serde::Serialize;
 
 use crate::exec::printable;
@@ -58,7 +58,7 @@ impl Event {
     pub fn to_json(&self, time: SystemTime) -> String {
         let mut record = match self {
             Self::Network(event) => network(event),
-            Self::Tls(event) => tls(event),
+            Self::Tls(event) => tls::record(event),
             Self::Proxy(event) => proxy(event),
             Self::Warning(reason) => Record::new("warning").reason(reason),
             Self::Terminated { reason } => Record::new("terminated").reason(reason),
@@ -183,134 +183,6 @@ fn network(event: &msb_net::Event) -> Record {
     }
 }
 
-fn tls(event: &Tls) -> Record {
-    match event {
-        Tls::Intercepted { host, destination } => Record::new("intercepted")
-            .host(host)
-            .destination(destination),
-        Tls::Bypassed { host, destination } => {
-            Record::new("bypassed").host(host).destination(destination)
-        }
-        Tls::OutOfScope { host, destination } => Record::new("out_of_scope")
-            .host(host)
-            .destination(destination),
-        Tls::Relayed { host, destination } => {
-            Record::new("relayed").host(host).destination(destination)
-        }
-        Tls::RelayRefused {
-            host,
-            destination,
-            reason,
-        } => Record::new("relay_refused")
-            .host(host)
-            .destination(destination)
-            .reason(reason),
-        Tls::HelloFailed {
-            destination,
-            failure,
-        } => Record::new("hello_failed")
-            .destination(destination)
-            .reason(failure),
-        Tls::UpstreamFailed {
-            host,
-            destination,
-            reason,
-        } => Record::new("upstream_failed")
-            .host(host)
-            .destination(destination)
-            .reason(reason),
-        Tls::GuestRejectedLeaf { host, port, hint } => Record::new("certificate_rejected")
-            .host(host)
-            .port(*port)
-            .reason(hint),
-        Tls::GuestHungUp { host, port, hint } => Record::new("guest_hung_up")
-            .host(host)
-            .port(*port)
-            .reason(hint),
-        Tls::GuestHandshakeFailed { host, port, reason } => Record::new("handshake_failed")
-            .host(host)
-            .port(*port)
-            .reason(reason),
-        Tls::Request {
-            host,
-            port,
-            method,
-            path,
-            status,
-        } => Record {
-            method: Some(method.clone()),
-            path: Some(path.clone()),
-            ..Record::new("request")
-                .host(host)
-                .port(*port)
-                .status(*status)
-        },
-        Tls::RequestRefused {
-            host,
-            port,
-            status,
-            reason,
-        } => Record::new("request_refused")
-            .host(host)
-            .port(*port)
-            .status(*status)
-            .reason(reason),
-        Tls::Substituted {
-            host,
-            port,
-            secret,
-            location,
-            form,
-        } => Record::new("substituted")
-            .host(host)
-            .port(*port)
-            .place(secret, location, form),
-        Tls::LeftAlone {
-            host,
-            port,
-            secret,
-            location,
-            form,
-        } => Record::new("left_alone")
-            .host(host)
-            .port(*port)
-            .place(secret, location, form),
-        Tls::Scrubbed {
-            host,
-            port,
-            secret,
-            location,
-            form,
-        } => Record::new("scrubbed")
-            .host(host)
-            .port(*port)
-            .place(secret, location, form),
-        Tls::ResponseRefused { host, port, reason } => Record::new("response_refused")
-            .host(host)
-            .port(*port)
-            .reason(reason),
-        Tls::Violation {
-            host,
-            port,
-            method,
-            path,
-            violation,
-            action,
-        } => Record {
-            method: method.clone(),
-            path: path.clone(),
-            action: Some(action_text(*action)),
-            ..Record::new("violation")
-                .host(host)
-                .port(*port)
-                .place(violation.env(), violation.location(), violation.form())
-                .reason(violation.refusal())
-        },
-        // As above.
-        _ => Record::new("tls"),
-    }
-}
-
 fn proxy(event: &ProxyEvent) -> Record {
     match event {
         ProxyEvent::TunnelRefused {
@@ -346,14 +218,6 @@ fn proxy(event: &ProxyEvent) -> Record {
             Record::new("secrets_replaced").reason(format_args!("{count} secrets"))
         }
         ProxyEvent::AcceptFailed { reason } => Record::new("accept_failed").reason(reason),
-    }
-}
-
-fn action_text(action: ViolationAction) -> &'static str {
-    match action {
-        ViolationAction::Block => "block",
-        ViolationAction::BlockAndLog => "block-and-log",
-        ViolationAction::BlockAndTerminate => "block-and-terminate",
     }
 }
 
@@ -412,6 +276,9 @@ fn civil(days: u64) -> (u64, u64, u64) {
 mod tests {
     use msb_name::Host;
     use proptest::prelude::*;
+
+    use msb_secrets::ViolationAction;
+    use msb_tls_proxy::Event as Tls;
 
     use super::*;
 

@@ -10,7 +10,7 @@ use msb_image::{DiskFormat, Guest, GuestPaths, RootDisk, Store};
 use msb_net::Addresses;
 use msb_policy::PinTable;
 use msb_secrets::{SecretSet, ViolationAction};
-use msb_tls_proxy::{Drain, Limits, PlainConfig, TlsProxy};
+use msb_tls_proxy::{Drain, HttpRules, Limits, PlainConfig, TlsProxy};
 use msb_vmm::{Accelerator, Channels, Disk, Machine, NetworkDevice, Vm};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -121,6 +121,8 @@ pub(crate) fn build_tls(
         limits: interception.limits,
         non_http: interception.non_http,
         scope: interception.scope,
+        http_policy: interception.http_policy.clone(),
+        denied_requests: interception.denied_requests,
     })?)
 }
 
@@ -201,6 +203,10 @@ async fn connect(
     config.reads_server_names = true;
     let (network, flows) = msb_net::start(link, config);
     tasks.network = Some(network);
+    let http_rules = match &proxy {
+        Some(proxy) => proxy.http_rules(),
+        None => HttpRules::default(),
+    };
     let router = Router {
         proxy,
         ports: plan
@@ -216,6 +222,7 @@ async fn connect(
             on_violation: plan.on_violation,
             events: events.tls_sink(),
             drain: Drain::default(),
+            http_rules,
             limits: plan
                 .interception
                 .as_ref()

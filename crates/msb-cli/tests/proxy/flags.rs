@@ -76,6 +76,11 @@ async fn bad_flags_are_each_told_in_words_that_help() {
         ("GOOD --tls-bypass a.*.b", "a.*.b"),
         ("GOOD --tls-non-http tunnel", "use relay or refuse"),
         ("GOOD --tls-intercept-scope some", "use all or named-hosts"),
+        ("GOOD --http-denied drop", "use forbid or reset"),
+        (
+            "GOOD --http-rule allow",
+            "expected allow|deny METHODS HOST/PATH",
+        ),
         (
             &format!("GOOD --tls-bypass {HOST}"),
             "that host is bypassed",

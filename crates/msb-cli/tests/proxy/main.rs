@@ -5,6 +5,7 @@
 mod flags;
 mod forward;
 mod hostile;
+mod http_rules;
 mod life;
 mod rig;
 mod secrets;

@@ -90,8 +90,17 @@ impl Rig {
 
     /// A proxy with these flags besides the needed ones.
     pub(crate) async fn bare_proxy(&self, flags: &str) -> Running {
+        self.ruled_proxy(flags, &[]).await
+    }
+
+    /// A proxy with these flags, and these rules about requests.
+    pub(crate) async fn ruled_proxy(&self, flags: &str, rules: &[&str]) -> Running {
         let args = format!("proxy --listen 127.0.0.1:0 --ca-out ca.pem --events events {flags}");
-        let mut child = self.msb(&args).spawn().unwrap();
+        let mut command = self.msb(&args);
+        for rule in rules {
+            command.args(["--http-rule", rule]);
+        }
+        let mut child = command.spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
         let line = within(stdout.next_line()).await.unwrap();

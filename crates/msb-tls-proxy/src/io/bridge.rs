@@ -31,7 +31,7 @@ use super::{raw, websocket};
 use crate::config::Secrets;
 use crate::session::head;
 use crate::session::protocol::Protocol;
-use crate::{Drain, Event, EventSink, Limits, NonHttp};
+use crate::{Drain, Event, EventSink, HttpRules, Limits, NonHttp};
 
 /// How long a finished connection may take to say goodbye upstream.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
@@ -53,6 +53,8 @@ pub(crate) struct Session {
     pub(crate) events: EventSink,
     pub(crate) limits: Limits,
     pub(crate) non_http: NonHttp,
+    /// Asked at the head of every request.
+    pub(crate) http_rules: HttpRules,
     pub(crate) stop: Arc<Stop>,
     /// Whether an answer broke off, which its guest must not take for its end.
     pub(crate) broken: Arc<AtomicBool>,

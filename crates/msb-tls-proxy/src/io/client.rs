@@ -54,6 +54,8 @@ pub(crate) enum Unserved {
     NotTaken,
     #[error("the guest's body broke off")]
     BrokenOff,
+    #[error("a rule denies the request")]
+    Denied,
 }
 
 impl Unserved {
@@ -64,6 +66,8 @@ impl Unserved {
             Self::Reset(reason) => *reason,
             // Nothing was sent, so the guest may repeat it (RFC 9113 section 8.7).
             Self::NotTaken => h2::Reason::REFUSED_STREAM,
+            // It is no use to repeat it.
+            Self::Denied => h2::Reason::CANCEL,
         }
     }
 }

@@ -7,8 +7,9 @@ use msb_name::{Host, HostName};
 use msb_policy::Destination;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::intercept::Opened;
 use super::plain::splice;
-use super::proxy::{Inner, Opened};
+use super::proxy::Inner;
 use crate::{Client, Connection, DialError, Dialled, Event, HelloFailure};
 
 /// The fatal alert unrecognized_name in a record of its own, as it is before any keys are agreed on
@@ -102,10 +103,13 @@ impl Inner {
             guest,
             reset,
             hello,
+            host,
             destination,
-            ..
         } = opened;
         match dialled {
+            Ok(dialled) if !self.may_splice(&host, destination, &evidence(&dialled)) => {
+                reset.reset();
+            }
             Ok(Dialled { upstream, .. }) => {
                 (self.events)(event);
                 let _counted = self.count_unending();

@@ -23,11 +23,12 @@ use super::expect::Continue;
 use super::incoming::Incoming;
 use super::interim::{Informing, Interim};
 use crate::event::one_line;
+use crate::rules::DeniedRequest;
 use crate::session::body::{self, Fault, Treatment};
 use crate::session::head::{self, Plan, Refused};
 use crate::session::protocol::Protocol;
 use crate::session::{response as answered, tunnel as asked};
-use crate::{Event, Limits, NonHttp};
+use crate::{DeniedRequests, Event, Limits, NonHttp};
 use socket::Socket;
 
 /// The body of what the guest is answered: the server's, or one of the proxy's own.
@@ -58,10 +59,11 @@ pub(crate) async fn exchange(
         return Ok(context.session.refuse(status, "too many fields".to_owned()));
     }
     let secrets = (context.session.secrets)();
+    let rules = context.session.http_rules.current();
     if context.session.non_http == NonHttp::Relay && asked::is_asked_for(&head) {
-        return Box::pin(context.tunnel(client, head, incoming, secrets)).await;
+        return Box::pin(context.tunnel(client, head, incoming, (secrets, &rules))).await;
     }
-    let plan = match head::rewrite(&mut head, &context.session.connection, &secrets) {
+    let plan = match head::rewrite(&mut head, &context.session.connection, &secrets, &rules) {
         Ok(plan) => plan,
         Err(Refused::Answer { status, reason }) => {
             return Ok(context.session.refuse(status, reason));
@@ -71,6 +73,7 @@ pub(crate) async fn exchange(
             context.violation(violation);
             return pending().await;
         }
+        Err(Refused::Denied(denied)) => return context.denied(denied).await,
     };
     let Plan {
         mut rewriter,
@@ -289,6 +292,31 @@ impl RequestContext {
                 reason,
             }
         });
+    }
+
+    /// Tells of a request that a rule denies, and the guest as is configured.
+    async fn denied(&self, denied: DeniedRequest) -> Result<Response<AnswerBody>, Unserved> {
+        let DeniedRequest { decision, path } = denied;
+        let session = &self.session;
+        let (reason, action) = (one_line(&decision.to_string()), session.http_rules.denied());
+        (session.events)(Event::RequestDenied {
+            host: session.host().clone(),
+            port: session.port(),
+            method: one_line(self.method.as_str()),
+            path,
+            decision,
+            action,
+        });
+        match (action, session.protocol) {
+            (DeniedRequests::Forbid, protocol) => {
+                Ok(answer(protocol, StatusCode::FORBIDDEN, reason))
+            }
+            (DeniedRequests::Reset, Protocol::Http2) => Err(Unserved::Denied),
+            (DeniedRequests::Reset, Protocol::Http1) => {
+                session.stop.raise();
+                pending().await
+            }
+        }
     }
 
     /// The guest's body must not be sent on.

@@ -11,6 +11,7 @@ pub(crate) mod guard;
 pub(crate) mod guest;
 pub(crate) mod http2;
 pub(crate) mod incoming;
+mod intercept;
 pub(crate) mod interim;
 mod inward;
 pub(crate) mod plain;

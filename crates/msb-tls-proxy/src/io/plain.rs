@@ -8,19 +8,21 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use msb_name::Host;
-use msb_policy::{Destination, InterceptedConnection, PinTable, UpstreamTrust};
+use msb_policy::{Destination, HttpPolicy, InterceptedConnection, PinTable, UpstreamTrust};
 use msb_secrets::{SecretSet, StreamWatcher, Violation};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf,
 };
 use tokio::sync::watch;
 
-use super::bridge::{Plaintext, Session, bridge};
+use super::bridge::{Plaintext, Session, bridge, lock};
+use super::guest::read_hello;
 use super::stop::Stop;
 use super::stream::Prefixed;
+use crate::session::hello::HANDSHAKE_RECORD;
 use crate::session::opening::Opening;
 use crate::session::protocol::Protocol;
-use crate::{Connection, Event, NonHttp, PlainConfig};
+use crate::{Connection, Event, HelloFailure, NonHttp, PlainConfig};
 
 /// How much is read at once.
 const CHUNK: usize = 64 * 1024;
@@ -42,16 +44,18 @@ impl From<io::Error> for Fault {
 /// What the guest sends is scanned: nobody knows who is at the other end, so any placeholder is a
 /// violation, and the guest is reset before the placeholder is whole upstream. Nothing waits for that: what may
 /// only begin one goes on. Where a secret
-/// [asks for it](SecretSet::reads_plaintext), a connection that the guest begins with an HTTP/1
-/// request is served request by request instead. It returns when both directions have ended, or at
-/// the first fault; dropping the future drops the connection.
+/// [asks for it](SecretSet::reads_plaintext), or there are rules about requests, a connection that the guest begins with an
+/// HTTP/1 request is served request by request instead; and where rules name a host that may be at the other end, nothing
+/// but such requests is carried. It returns when both directions have ended, or at the first fault; dropping the future
+/// drops the connection.
 pub async fn relay_plain<G, U>(mut connection: Connection<G, U>, config: PlainConfig)
 where
     G: AsyncRead + AsyncWrite + Send + Unpin,
     U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let secrets = (config.secrets)();
-    if !secrets.reads_plaintext() {
+    let rules = config.http_rules.current();
+    if !secrets.reads_plaintext() && rules.is_empty() {
         return relay(connection, secrets, config).await;
     }
     let first = tokio::select! {
@@ -61,17 +65,77 @@ where
     let Ok(first) = first else {
         return connection.reset.reset();
     };
-    let connection = Connection {
+    let first_byte = first.from_guest.first().copied();
+    let mut connection = Connection {
         guest: Prefixed::new(first.from_guest, connection.guest),
         reset: connection.reset,
         upstream: Prefixed::new(first.from_upstream, connection.upstream),
         destination: connection.destination,
         pins: connection.pins,
     };
-    match first.opening {
-        Opening::Http => serve_requests(connection, config).await,
-        Opening::Other | Opening::Unknown => relay(connection, secrets, config).await,
+    match (first.opening, first_byte) {
+        (Opening::Http, _) => return serve_requests(connection, config).await,
+        // A part of a method, of which the rest may come at any time.
+        (Opening::Unknown, Some(_)) if !rules.is_empty() => {
+            return serve_requests(connection, config).await;
+        }
+        (Opening::Other | Opening::Unknown, _) => {}
     }
+    if !rules.is_empty() {
+        let is_tls = first_byte == Some(HANDSHAKE_RECORD);
+        let Some(unread) = may_be_relayed(&mut connection, is_tls, &rules, &config).await else {
+            return connection.reset.reset();
+        };
+        connection.guest.unread(&unread);
+    }
+    relay(connection, secrets, config).await
+}
+
+/// Whether what is not HTTP may go on where there are rules about requests: if none of them names a host that may be at the
+/// other end. With the answer comes what was read to find out; a refusal is told.
+async fn may_be_relayed<G, U>(
+    connection: &mut Connection<G, U>,
+    is_tls: bool,
+    rules: &HttpPolicy,
+    config: &PlainConfig,
+) -> Option<Vec<u8>>
+where
+    G: AsyncRead + Unpin,
+{
+    let destination = connection.destination;
+    let (mut unread, mut claimed) = (Vec::new(), None);
+    if is_tls {
+        let limits = &config.limits;
+        let read = read_hello(&mut connection.guest, limits.hello_len);
+        let read = tokio::time::timeout(limits.hello_timeout, read).await;
+        match read.unwrap_or(Err((HelloFailure::TimedOut, None))) {
+            Ok(hello) => (unread, claimed) = (hello.raw, hello.server_name),
+            Err((failure, _)) => {
+                (config.events)(Event::HelloFailed {
+                    destination,
+                    failure,
+                });
+                return None;
+            }
+        }
+    }
+    let names = lock(&connection.pins).names(destination.ip(), Instant::now());
+    let Some(host) = rules.governed(claimed.as_ref(), &names, destination.ip()) else {
+        return Some(unread);
+    };
+    let port = destination.port();
+    (config.events)(Event::RelayRefused {
+        destination,
+        reason: match is_tls {
+            true => format!(
+                "HTTP rules name {host}, and TLS on port {port} is not intercepted, so its requests could not be read; \
+                 intercept that port (--tls-intercept-port {port})"
+            ),
+            false => format!("HTTP rules name {host}, so it can be reached by HTTP only"),
+        },
+        host,
+    });
+    None
 }
 
 /// What was said before it was clear what is spoken.
@@ -144,6 +208,7 @@ where
         events: config.events,
         limits: config.limits,
         non_http: NonHttp::Refuse,
+        http_rules: config.http_rules,
         stop: Arc::clone(&stop),
         broken: Arc::clone(&broken),
         protocol: Protocol::Http1,

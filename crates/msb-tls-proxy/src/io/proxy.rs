@@ -4,37 +4,26 @@ use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-use http::StatusCode;
 use msb_ca::SandboxCa;
 use msb_name::{Host, HostName};
-use msb_policy::{BypassList, Destination, InterceptedConnection, PinTable, UpstreamTrust};
+use msb_policy::{BypassList, Destination, HttpPolicy, PinTable};
 use msb_secrets::{LiveSecrets, SecretSet, ViolationAction};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream as UpstreamStream;
-use tokio_rustls::server::{StartHandshake, TlsStream as GuestStream};
 
-use super::bridge::{Session, bridge, lock, serve_failure};
 use super::guard::guarded;
-use super::guest::{GuestTls, hung_up, read_hello, rejected_leaf};
-use super::http2;
+use super::guest::{GuestTls, read_hello};
+use super::intercept::Opened;
 use super::plain::{host_of, splice};
-use super::raw;
-use super::stream::{Noticed, Prefixed};
-use crate::event::one_line;
-use crate::session::hangups::{Hangups, PROMPTLY};
+use crate::session::hangups::Hangups;
 use crate::session::hello::Hello;
-use crate::session::protocol::{Protocol, Upstream, accept_from_guest, offer_upstream};
-use crate::upstream::{describe_failure, refused_protocols, server_name};
 use crate::{
-    Client, Config, Connection, DialError, Dialled, Drain, Error, Event, EventSink, HelloFailure,
-    InterceptScope, Limits, NonHttp, UpstreamTls,
+    Client, Config, Connection, DeniedRequests, DialError, Dialled, Drain, Error, Event, EventSink,
+    HelloFailure, HttpRules, InterceptScope, Limits, NonHttp, UpstreamTls,
 };
 
 /// Hyper's buffers do not get smaller than this.
@@ -47,19 +36,21 @@ const LEAST_HEAD_LEN: usize = 8 * 1024;
 pub struct TlsProxy(Arc<Inner>);
 
 pub(super) struct Inner {
-    guest_tls: GuestTls,
-    upstream_tls: UpstreamTls,
-    bypass: BypassList,
-    secrets: RwLock<Arc<LiveSecrets>>,
-    on_violation: ViolationAction,
+    pub(super) guest_tls: GuestTls,
+    pub(super) upstream_tls: UpstreamTls,
+    pub(super) bypass: BypassList,
+    pub(super) secrets: RwLock<Arc<LiveSecrets>>,
+    pub(super) on_violation: ViolationAction,
     pub(super) events: EventSink,
-    limits: Limits,
-    non_http: NonHttp,
-    scope: InterceptScope,
-    drain: watch::Sender<bool>,
-    hangups: Mutex<Hangups>,
+    pub(super) limits: Limits,
+    pub(super) non_http: NonHttp,
+    pub(super) scope: InterceptScope,
+    pub(super) http_policy: watch::Sender<Arc<HttpPolicy>>,
+    pub(super) denied_requests: DeniedRequests,
+    pub(super) drain: watch::Sender<bool>,
+    pub(super) hangups: Mutex<Hangups>,
     /// Held by every connection that [`TlsProxy::unending`] counts.
-    unending: Arc<()>,
+    pub(super) unending: Arc<()>,
 }
 
 impl TlsProxy {
@@ -67,7 +58,7 @@ impl TlsProxy {
     ///
     /// # Errors
     ///
-    /// An unusable CA, or a limit that no connection could keep; see [`Error`].
+    /// An unusable CA, a limit that no connection could keep, or rules for hosts that are bypassed; see [`Error`].
     pub fn new(config: Config) -> Result<Self, Error> {
         let Config {
             ca,
@@ -79,7 +70,12 @@ impl TlsProxy {
             limits,
             non_http,
             scope,
+            http_policy,
+            denied_requests,
         } = config;
+        if let Some(bypass) = http_policy.bypassed(&bypass) {
+            return Err(Error::GovernedBypass { bypass });
+        }
         if limits.head_len < LEAST_HEAD_LEN {
             return Err(Error::LimitTooSmall {
                 name: "head_len",
@@ -96,6 +92,8 @@ impl TlsProxy {
             limits,
             non_http,
             scope,
+            http_policy: watch::Sender::new(Arc::new(http_policy)),
+            denied_requests,
             drain: watch::Sender::new(false),
             hangups: Mutex::default(),
             unending: Arc::default(),
@@ -146,6 +144,12 @@ impl TlsProxy {
     #[must_use]
     pub fn draining(&self) -> Drain {
         self.0.draining()
+    }
+
+    /// The rules about requests, for connections that are not intercepted.
+    #[must_use]
+    pub fn http_rules(&self) -> HttpRules {
+        self.0.http_rules()
     }
 
     /// How many connections are open that do not end by [`drain`](Self::drain), because nobody can tell when nothing is
@@ -210,9 +214,9 @@ impl TlsProxy {
 impl TlsProxy {
     pub(crate) fn session(
         &self,
-        connection: InterceptedConnection,
+        connection: msb_policy::InterceptedConnection,
         destination: SocketAddr,
-    ) -> Session {
+    ) -> super::bridge::Session {
         Arc::clone(&self.0).session(connection, destination)
     }
 }
@@ -240,6 +244,10 @@ impl Inner {
         };
         let host = host(&hello, &connection.pins, connection.destination);
         if let Some(event) = self.leaves_alone(&host, connection.destination) {
+            let evidence = destination_of(&host, connection.destination, &connection.pins);
+            if !self.may_splice(&host, connection.destination, &evidence) {
+                return connection.reset.reset();
+            }
             (self.events)(event);
             let _counted = self.count_unending();
             return Box::pin(splice(connection, hello.raw)).await;
@@ -271,8 +279,36 @@ impl Inner {
             return Some(Event::Bypassed { host, destination });
         }
         let host = host.clone();
-        (!self.scope.covers(&host, &self.current_secrets()))
-            .then_some(Event::OutOfScope { host, destination })
+        let covered = self.scope.covers(&host, &self.current_secrets())
+            || self.http_policy.borrow().governs(&host);
+        (!covered).then_some(Event::OutOfScope { host, destination })
+    }
+
+    /// Whether a connection may go on unread. Where there are rules about requests, its server must be the one that it
+    /// claims to be for: behind any other address may be a host that the rules are about.
+    pub(super) fn may_splice(
+        &self,
+        host: &Host,
+        destination: SocketAddr,
+        evidence: &Destination,
+    ) -> bool {
+        if self.http_policy.borrow().is_empty() || !matches!(evidence, Destination::Unpinned(_)) {
+            return true;
+        }
+        (self.events)(Event::RelayRefused {
+            host: host.clone(),
+            destination,
+            reason: format!(
+                "there are HTTP rules, so what is not read must go to an address that was resolved for its name, and \
+                 {} was not resolved for {host}",
+                destination.ip()
+            ),
+        });
+        false
+    }
+
+    pub(super) fn http_rules(&self) -> HttpRules {
+        HttpRules::new(self.http_policy.subscribe(), self.denied_requests)
     }
 
     /// Counts a connection as long as what is returned lives.
@@ -280,11 +316,11 @@ impl Inner {
         Arc::clone(&self.unending)
     }
 
-    fn draining(&self) -> Drain {
+    pub(super) fn draining(&self) -> Drain {
         Drain(Some(self.drain.subscribe()))
     }
 
-    fn current_secrets(&self) -> SecretSet {
+    pub(super) fn current_secrets(&self) -> SecretSet {
         let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
         secrets.load()
     }
@@ -331,319 +367,6 @@ impl Inner {
             guest.shutdown().await
         })
         .await;
-    }
-
-    /// Bridges the guest to `upstream`, or tells it why there is none.
-    pub(super) async fn intercept<G, U>(
-        self: Arc<Self>,
-        opened: Opened<G>,
-        upstream: Result<(U, Destination), DialError>,
-    ) where
-        G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        // Boxed apart, so that a connection that idles has no room left over from its handshakes.
-        if let Some(established) = Box::pin(self.establish(opened, upstream)).await {
-            Box::pin(established.serve()).await;
-        }
-    }
-
-    /// Both handshakes, the server's first; `None` where one failed, of which the guest has been told.
-    async fn establish<G, U>(
-        self: Arc<Self>,
-        opened: Opened<G>,
-        upstream: Result<(U, Destination), DialError>,
-    ) -> Option<Established<G, U>>
-    where
-        G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let Opened {
-            guest,
-            reset,
-            hello,
-            host,
-            destination,
-        } = opened;
-        let (connected, evidence) = match upstream {
-            Ok((upstream, evidence)) => {
-                let connected = self.connect(upstream, &host, &hello.alpn).await;
-                if let Err(Unreached::Failed(reason)) = &connected {
-                    (self.events)(Event::UpstreamFailed {
-                        host: host.clone(),
-                        destination,
-                        reason: reason.clone(),
-                    });
-                }
-                (connected, evidence)
-            }
-            Err(error) => (Err(error.into()), Destination::Unpinned(destination.ip())),
-        };
-        let chosen = match &connected {
-            Ok((stream, _)) => Upstream::Chose(stream.get_ref().1.alpn_protocol()),
-            Err(Unreached::NothingInCommon) => Upstream::NothingInCommon,
-            Err(_) => Upstream::Unreached,
-        };
-        let alpn = accept_from_guest(&hello.alpn, chosen, self.non_http);
-        let offered = hello.alpn.clone();
-        let to = (&host, destination);
-        let accepted = self.accept(guest, hello, to, alpn.as_deref(), &*reset);
-        let guest = accepted.await?;
-        let agreed = guest.get_ref().1.alpn_protocol();
-        let protocol = Protocol::agreed(agreed, &offered, self.non_http);
-        let (status, reason) = match connected {
-            Ok((upstream, trust)) => {
-                (self.events)(Event::Intercepted {
-                    host: host.clone(),
-                    destination,
-                });
-                let connection = InterceptedConnection::new(host, evidence, trust);
-                let session = Session {
-                    protocol: protocol.unwrap_or(Protocol::Http1),
-                    ..Arc::clone(&self).session(connection, destination)
-                };
-                // Boxed, for what is moved through several futures has room in each.
-                return Some(Established {
-                    guest: Box::new(Noticed::new(guest)),
-                    upstream: Box::new(upstream),
-                    proxy: self,
-                    protocol,
-                    session: Arc::new(session),
-                    reset,
-                });
-            }
-            Err(Unreached::Failed(reason)) => (StatusCode::BAD_GATEWAY, reason),
-            Err(Unreached::Denied(reason)) => (StatusCode::FORBIDDEN, reason),
-            Err(Unreached::NothingInCommon) => return None,
-        };
-        self.tell_failure(guest, protocol, (status, &reason), &*reset)
-            .await;
-        None
-    }
-
-    async fn tell_failure<G>(
-        &self,
-        mut guest: G,
-        protocol: Option<Protocol>,
-        (status, reason): (StatusCode, &str),
-        reset: &dyn crate::Reset,
-    ) where
-        G: AsyncRead + AsyncWrite + Send + Unpin,
-    {
-        let (limits, drain) = (&self.limits, self.draining());
-        match protocol {
-            Some(Protocol::Http1) => serve_failure(guest, status, reason, limits, &drain).await,
-            Some(Protocol::Http2) => {
-                http2::serve_failure(guest, status, reason, limits, &drain).await;
-            }
-            None => match raw::request(&mut guest, &self.limits).await {
-                Some(begun) => {
-                    let guest = Prefixed::new(begun, guest);
-                    serve_failure(guest, status, reason, limits, &drain).await;
-                }
-                None => reset.reset(),
-            },
-        }
-    }
-
-    pub(super) fn session(
-        self: Arc<Self>,
-        connection: InterceptedConnection,
-        destination: SocketAddr,
-    ) -> Session {
-        Session {
-            connection,
-            destination,
-            stop: Arc::default(),
-            broken: Arc::default(),
-            on_violation: self.on_violation,
-            events: Arc::clone(&self.events),
-            limits: self.limits,
-            non_http: self.non_http,
-            protocol: Protocol::Http1,
-            switch: Arc::default(),
-            opened: Arc::default(),
-            open: watch::Sender::new(0),
-            plaintext: None,
-            drain: self.drain.subscribe(),
-            fault: Arc::default(),
-            secrets: Arc::new(move || self.current_secrets()),
-        }
-    }
-
-    /// The guest is gone without a word, from which it may be seen that it pins a certificate.
-    fn hung_up(&self, host: &Host, destination: SocketAddr) {
-        let Some(count) = lock(&self.hangups).hung_up(host) else {
-            return;
-        };
-        (self.events)(Event::GuestHungUp {
-            host: host.clone(),
-            port: destination.port(),
-            hint: format!(
-                "{count} connections to {host} in a row were ended by the guest without a word, during the TLS \
-                 handshake or right after it; if its client pins a certificate, add the host to the bypass list \
-                 (--tls-bypass {host})"
-            ),
-        });
-    }
-
-    /// The handshake with the server, which comes first (SPEC T6), offering what of the guest's
-    /// `alpn` the proxy can carry.
-    async fn connect<U>(
-        &self,
-        stream: U,
-        host: &Host,
-        alpn: &[Vec<u8>],
-    ) -> Result<(UpstreamStream<U>, UpstreamTrust), Unreached>
-    where
-        U: AsyncRead + AsyncWrite + Unpin,
-    {
-        let offered = offer_upstream(alpn, self.non_http).ok_or(Unreached::NothingInCommon)?;
-        let (config, trust) = self.upstream_tls.client(host, offered);
-        let name = server_name(host).map_err(Unreached::Failed)?;
-        let handshake = TlsConnector::from(config).connect(name, stream);
-        match timeout(self.limits.handshake_timeout, handshake).await {
-            Ok(Ok(stream)) => Ok((stream, trust)),
-            Ok(Err(error)) if refused_protocols(&error) => Err(Unreached::NothingInCommon),
-            Ok(Err(error)) => Err(Unreached::Failed(describe_failure(host, &error))),
-            Err(_) => {
-                let reason = format!("{host} did not finish the TLS handshake in time");
-                Err(Unreached::Failed(reason))
-            }
-        }
-    }
-
-    /// The handshake with the guest, or `None` after it failed.
-    async fn accept<G>(
-        &self,
-        stream: G,
-        hello: Hello,
-        (host, destination): (&Host, SocketAddr),
-        alpn: Option<&[u8]>,
-        reset: &dyn crate::Reset,
-    ) -> Option<GuestStream<Prefixed<G>>>
-    where
-        G: AsyncRead + AsyncWrite + Unpin,
-    {
-        let failed = |reason: String| {
-            (self.events)(Event::GuestHandshakeFailed {
-                host: host.clone(),
-                port: destination.port(),
-                reason: one_line(&reason),
-            });
-        };
-        let config = match self.guest_tls.server(host, alpn) {
-            Ok(config) => config,
-            Err(error) => {
-                failed(format!("no certificate could be made: {error}"));
-                reset.reset();
-                return None;
-            }
-        };
-        let stream = Prefixed::new(hello.unread, stream);
-        let handshake = StartHandshake::from_parts(hello.accepted, stream).into_stream(config);
-        match timeout(self.limits.handshake_timeout, handshake).await {
-            Ok(Ok(stream)) => return Some(stream),
-            Ok(Err(error)) if rejected_leaf(&error) => {
-                (self.events)(Event::GuestRejectedLeaf {
-                    host: host.clone(),
-                    port: destination.port(),
-                    hint: format!(
-                        "the guest does not accept this sandbox's certificates for {host}; if it \
-                         pins its own, add the host to the bypass list (--tls-bypass {host})"
-                    ),
-                });
-            }
-            Ok(Err(error)) => {
-                failed(error.to_string());
-                if hung_up(&error) {
-                    self.hung_up(host, destination);
-                }
-            }
-            Err(_) => {
-                failed("it was not finished in time".to_owned());
-                reset.reset();
-            }
-        }
-        None
-    }
-}
-
-/// Two streams with their handshakes behind them.
-struct Established<G, U> {
-    guest: Box<Noticed<GuestStream<Prefixed<G>>>>,
-    upstream: Box<UpstreamStream<U>>,
-    proxy: Arc<Inner>,
-    /// `None` if what is said has to show it.
-    protocol: Option<Protocol>,
-    session: Arc<Session>,
-    reset: Arc<dyn crate::Reset>,
-}
-
-impl<G, U> Established<G, U>
-where
-    G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    async fn serve(self) {
-        let Self {
-            mut guest,
-            upstream,
-            proxy,
-            protocol,
-            session,
-            reset,
-        } = self;
-        let (host, destination) = (session.host().clone(), session.destination);
-        let (stop, broken) = (Arc::clone(&session.stop), Arc::clone(&session.broken));
-        match protocol {
-            Some(Protocol::Http1) => Box::pin(bridge(&mut guest, upstream, session)).await,
-            Some(Protocol::Http2) => Box::pin(http2::bridge(&mut guest, upstream, session)).await,
-            None => {
-                let _counted = proxy.count_unending();
-                Box::pin(raw::serve(&mut guest, upstream, session)).await;
-            }
-        }
-        if guest.spoke() {
-            lock(&proxy.hangups).spoke(&host);
-        } else if guest.hung_up_within(PROMPTLY) {
-            proxy.hung_up(&host, destination);
-        }
-        if stop.is_raised() || broken.load(Ordering::Relaxed) {
-            // While the stream is still there: what is gone cannot be reset.
-            reset.reset();
-        }
-    }
-}
-
-/// A guest whose ClientHello was read.
-pub(super) struct Opened<G> {
-    pub(super) guest: G,
-    pub(super) reset: Arc<dyn crate::Reset>,
-    pub(super) hello: Hello,
-    /// What the guest asks for.
-    pub(super) host: Host,
-    /// Where the connection goes.
-    pub(super) destination: SocketAddr,
-}
-
-/// Why there is no TLS connection to the server.
-enum Unreached {
-    /// In one line.
-    Failed(String),
-    /// Who dialled may not reach it, in one line.
-    Denied(String),
-    /// The guest offers only protocols that are not carried; its own handshake will say so with
-    /// the alert no_application_protocol.
-    NothingInCommon,
-}
-
-impl From<DialError> for Unreached {
-    fn from(error: DialError) -> Self {
-        match error {
-            DialError::Failed(reason) => Self::Failed(one_line(&reason)),
-            DialError::Denied(reason) => Self::Denied(one_line(&reason)),
-        }
     }
 }
 

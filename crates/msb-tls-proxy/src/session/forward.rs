@@ -4,7 +4,7 @@ use http::uri::Scheme;
 use http::{Method, StatusCode, request};
 use msb_name::Host;
 
-use super::head::{self, Refused};
+use super::head;
 
 const HTTP_PORT: u16 = 80;
 
@@ -30,16 +30,11 @@ pub(crate) fn server(head: &request::Parts) -> Result<(Host, u16), (StatusCode, 
         let reason = "a WebSocket goes through a tunnel (CONNECT)";
         return refused(StatusCode::NOT_IMPLEMENTED, reason);
     }
-    match head::authority(head, &Scheme::HTTP) {
-        Ok(authority) => Ok((
-            authority.host().clone(),
-            authority.port().unwrap_or(HTTP_PORT),
-        )),
-        Err(Refused::Answer { status, reason }) => Err((status, reason)),
-        Err(Refused::Violation { violation, .. }) => {
-            Err((StatusCode::BAD_REQUEST, violation.to_string()))
-        }
-    }
+    let authority = head::authority(head, &Scheme::HTTP)?;
+    Ok((
+        authority.host().clone(),
+        authority.port().unwrap_or(HTTP_PORT),
+    ))
 }
 
 #[cfg(test)]

@@ -5,13 +5,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri, Version, request};
 use msb_name::Authority;
-use msb_policy::{InterceptedConnection, UpstreamTrust, check_identity};
+use msb_policy::{HttpPolicy, InterceptedConnection, UpstreamTrust, check_identity};
 use msb_secrets::{
     BodyKind, LengthChange, Location, RequestRewriter, ResponseScrubber, Rewritten, SecretSet,
     Violation,
 };
 
 use crate::event::one_line;
+use crate::rules::DeniedRequest;
 
 /// Fields that concern one connection only (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -59,6 +60,14 @@ pub(crate) enum Refused {
         /// The path without its query, unless the placeholder is in it.
         path: Option<String>,
     },
+    /// A rule denies it.
+    Denied(DeniedRequest),
+}
+
+impl From<(StatusCode, String)> for Refused {
+    fn from((status, reason): (StatusCode, String)) -> Self {
+        Self::Answer { status, reason }
+    }
 }
 
 impl Refused {
@@ -98,6 +107,7 @@ pub(crate) fn rewrite(
     head: &mut request::Parts,
     connection: &InterceptedConnection,
     secrets: &SecretSet,
+    rules: &HttpPolicy,
 ) -> Result<Plan, Refused> {
     let scheme = match connection.upstream() {
         UpstreamTrust::Plaintext => Scheme::HTTP,
@@ -125,6 +135,18 @@ pub(crate) fn rewrite(
             Some(_) => "of extended CONNECT only one for WebSocket is supported",
         };
         return Err(Refused::answer(StatusCode::NOT_IMPLEMENTED, reason));
+    }
+    if !rules.is_empty() {
+        // A WebSocket is asked for by GET in HTTP/1.1, and by CONNECT in HTTP/2 (RFC 8441 section 4).
+        let method = if on_stream {
+            "GET"
+        } else {
+            head.method.as_str()
+        };
+        let decision = rules.decide(method, authority.host(), head.uri.path());
+        if !decision.is_allowed() {
+            return Err(Refused::Denied(DeniedRequest { decision, path }));
+        }
     }
     if upgrade == Upgrade::Other || upgrade == Upgrade::WebSocket && !may_switch(head) {
         return Err(Refused::answer(
@@ -194,36 +216,37 @@ pub(crate) fn scrubber(
 }
 
 /// The authority of a request, if it says one only (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
-pub(crate) fn authority(head: &request::Parts, scheme: &Scheme) -> Result<Authority, Refused> {
+pub(crate) fn authority(
+    head: &request::Parts,
+    scheme: &Scheme,
+) -> Result<Authority, (StatusCode, String)> {
+    let bad = |reason: &str| (StatusCode::BAD_REQUEST, one_line(reason));
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => Some(host),
         (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_some() => None,
-        _ => return Err(Refused::bad("the request needs exactly one Host")),
+        _ => return Err(bad("the request needs exactly one Host")),
     };
-    let parse =
-        |text: &str| Authority::parse(text).map_err(|error| Refused::bad(error.to_string()));
+    let parse = |text: &str| Authority::parse(text).map_err(|error| bad(&error.to_string()));
     let host = host
         .map(|host| match host.to_str() {
             Ok(host) => parse(host),
-            Err(_) => Err(Refused::bad("the Host is not ASCII")),
+            Err(_) => Err(bad("the Host is not ASCII")),
         })
         .transpose()?;
     let target = head.uri.authority().map(|target| parse(target.as_str()));
     let (target, host) = match (target.transpose()?, host) {
-        (None, None) => return Err(Refused::bad("the request needs exactly one Host")),
+        (None, None) => return Err(bad("the request needs exactly one Host")),
         (None, Some(host)) => return Ok(host),
         (Some(target), host) => (target.clone(), host.unwrap_or(target)),
     };
     if head.uri.scheme().is_some_and(|other| other != scheme) {
-        return Err(Refused::bad(format!("the target's scheme is not {scheme}")));
+        return Err(bad(&format!("the target's scheme is not {scheme}")));
     }
     // A tunnel's target names a port that its Host need not.
     let port_counts = head.method != Method::CONNECT || head.extensions.get::<Protocol>().is_some();
     if target.host() != host.host() || port_counts && target != host {
-        return Err(Refused::bad(
-            "the target and the Host name different authorities",
-        ));
+        return Err(bad("the target and the Host name different authorities"));
     }
     Ok(target)
 }

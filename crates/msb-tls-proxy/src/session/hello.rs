@@ -6,7 +6,7 @@ use msb_name::HostName;
 use rustls::server::{Accepted, AcceptedAlert, Acceptor};
 
 /// A TLS record of type handshake (RFC 8446 section 5.1).
-const HANDSHAKE_RECORD: u8 = 22;
+pub(crate) const HANDSHAKE_RECORD: u8 = 22;
 /// The major version of every record since SSL 3.0.
 const RECORD_MAJOR_VERSION: u8 = 3;
 

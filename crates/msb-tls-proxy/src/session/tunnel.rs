@@ -25,7 +25,7 @@ pub(crate) fn rewrite(
     head: &mut request::Parts,
     connection: &InterceptedConnection,
     secrets: &SecretSet,
-) -> Result<(RequestRewriter, Vec<Note>, String), Refused> {
+) -> Result<(RequestRewriter, Vec<Note>, Authority), Refused> {
     let target = head::authority(head, &Scheme::HTTPS)?;
     let refused = |reason: &str| Refused::Answer {
         status: StatusCode::BAD_REQUEST,
@@ -51,7 +51,7 @@ pub(crate) fn rewrite(
     notes.extend(rewriter.take_notes());
     head.headers.extend(credentials);
     head.version = Version::HTTP_11;
-    Ok((rewriter, notes, target.to_string()))
+    Ok((rewriter, notes, target))
 }
 
 /// All lines of one field.

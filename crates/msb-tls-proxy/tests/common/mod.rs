@@ -24,11 +24,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use msb_ca::SandboxCa;
-use msb_policy::{BypassList, PinTable};
+use msb_policy::{BypassList, HttpPolicy, PinTable};
 use msb_secrets::{SecretBuilder, SecretSet, ViolationAction};
 use msb_testkit::TestRoot;
 use msb_tls_proxy::{
-    Config, Connection, Event, InterceptScope, Limits, NonHttp, Reset, TlsProxy, UpstreamTls,
+    Config, Connection, DeniedRequests, Event, EventSink, InterceptScope, Limits, NonHttp, Reset,
+    TlsProxy, UpstreamTls,
 };
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -67,6 +68,32 @@ pub fn secrets_with(value: &str, change: impl FnOnce(SecretBuilder) -> SecretBui
     SecretSet::new(vec![change(secret).build().unwrap()]).unwrap()
 }
 
+fn sink(events: &Arc<Mutex<Vec<Event>>>) -> EventSink {
+    let events = Arc::clone(events);
+    Arc::new(move |event| events.lock().unwrap().push(event))
+}
+
+/// With the secret of [`secrets`], trusting `root` alone, and [`PINNED`] bypassed.
+pub fn config(root: &TestRoot, events: EventSink) -> Config {
+    Config {
+        ca: SandboxCa::generate("worker", SystemTime::now()).unwrap(),
+        secrets: secrets(),
+        bypass: BypassList::parse([PINNED]).unwrap(),
+        upstream: UpstreamTls::builder()
+            .without_system_roots()
+            .ca_pem(root.pem())
+            .build()
+            .unwrap(),
+        on_violation: ViolationAction::Block,
+        events,
+        limits: Limits::default(),
+        non_http: NonHttp::default(),
+        scope: InterceptScope::default(),
+        http_policy: HttpPolicy::default(),
+        denied_requests: DeniedRequests::default(),
+    }
+}
+
 /// A proxy whose upstream trust is [`TestRoot`] alone.
 pub struct Bench {
     pub root: TestRoot,
@@ -83,22 +110,7 @@ impl Bench {
     pub fn with(change: impl FnOnce(&mut Config)) -> Self {
         let root = TestRoot::new();
         let events = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&events);
-        let mut config = Config {
-            ca: SandboxCa::generate("worker", SystemTime::now()).unwrap(),
-            secrets: secrets(),
-            bypass: BypassList::parse([PINNED]).unwrap(),
-            upstream: UpstreamTls::builder()
-                .without_system_roots()
-                .ca_pem(root.pem())
-                .build()
-                .unwrap(),
-            on_violation: ViolationAction::Block,
-            events: Arc::new(move |event| sink.lock().unwrap().push(event)),
-            limits: Limits::default(),
-            non_http: NonHttp::default(),
-            scope: InterceptScope::default(),
-        };
+        let mut config = config(&root, sink(&events));
         change(&mut config);
         Self {
             root,
@@ -106,6 +118,11 @@ impl Bench {
             pins: Arc::default(),
             events,
         }
+    }
+
+    /// Where the proxy's events go.
+    pub fn sink(&self) -> EventSink {
+        sink(&self.events)
     }
 
     /// Says that the sandbox's DNS resolved `name` to `address`.

@@ -157,8 +157,8 @@ impl Plan {
         let (secrets, interception, mut warnings) =
             check(std::mem::take(&mut builder.secrets), &network)?;
         let policy = plan::policy(&network)?;
-        plan::http_policy(&network)?;
         warnings.extend(policy.warnings());
+        warnings.extend(interception.http_policy.warnings());
         let mut hosts: HashMap<_, Vec<_>> = HashMap::new();
         for (name, address) in &network.hosts {
             let name = plan::added_name(name)?;

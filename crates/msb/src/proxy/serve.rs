@@ -330,6 +330,7 @@ impl Server {
             events: self.events.tls_sink(),
             limits: self.limits,
             drain: self.tls.draining(),
+            http_rules: self.tls.http_rules(),
         }
     }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::{Request, Response, request};
+use http::{Request, Response, StatusCode, request};
 use http_body_util::{Either, Full};
+use msb_policy::HttpPolicy;
 use msb_secrets::SecretSet;
 
 use super::{AnswerBody, RequestContext};
@@ -23,7 +24,7 @@ impl RequestContext {
         client: Arc<Client>,
         mut head: request::Parts,
         incoming: Incoming,
-        secrets: SecretSet,
+        (secrets, rules): (SecretSet, &HttpPolicy),
     ) -> Result<Response<AnswerBody>, Unserved> {
         let session = Arc::clone(&self.session);
         let rewritten = tunnel::rewrite(&mut head, &session.connection, &secrets);
@@ -32,12 +33,20 @@ impl RequestContext {
             Err(Refused::Answer { status, reason }) => {
                 return Ok(session.refuse(status, reason));
             }
+            Err(Refused::Denied(denied)) => return self.denied(denied).await,
             Err(Refused::Violation { violation, .. }) => {
                 self.violation(violation);
                 return std::future::pending().await;
             }
         };
-        self.path = Some(target);
+        if rules.governs(target.host()) {
+            let reason = format!(
+                "HTTP rules name {}: requests in a tunnel could not be read",
+                target.host()
+            );
+            return Ok(session.refuse(StatusCode::FORBIDDEN, reason));
+        }
+        self.path = Some(target.to_string());
         self.report(notes);
         let mut scrubber = head::scrubber(&session.connection, &secrets);
         let context = Arc::new(self);
