@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use msb::AcceleratorChoice;
 
 use crate::engine::EngineArgs;
+use crate::limits::LimitArgs;
 use crate::why::PolicyTask;
 
 /// Run untrusted code in a microVM that calls real APIs without holding a credential.
@@ -50,6 +51,14 @@ pub(crate) enum Task {
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+
+    /// Lets UDP pass on the ports on which TLS is intercepted. What a client sends there by QUIC is neither searched nor
+    /// governed by rules about requests.
+    #[arg(long)]
+    pub(crate) tls_allow_quic: bool,
 
     /// Intercept TLS, even without a secret.
     #[arg(long)]

@@ -6,6 +6,7 @@ mod dumps;
 mod engine;
 mod events;
 mod interrupt;
+mod limits;
 mod policy;
 mod proxy;
 mod report;

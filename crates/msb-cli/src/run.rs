@@ -75,10 +75,12 @@ fn builder(args: Run, events: Option<EventWriter>) -> Result<SandboxBuilder> {
         builder = builder.on_event(move |event| events.write(event));
     }
     let engine = args.engine;
-    let intercept =
-        args.tls_intercept || !args.tls_intercept_ports.is_empty() || engine.wants_tls();
+    let intercept = args.tls_allow_quic
+        || args.tls_intercept
+        || !args.tls_intercept_ports.is_empty()
+        || engine.wants_tls();
     Ok(builder.network(|network| {
-        let network = engine.network(network);
+        let network = args.limits.network(engine.network(network));
         if !intercept {
             return network;
         }
@@ -86,7 +88,7 @@ fn builder(args: Run, events: Option<EventWriter>) -> Result<SandboxBuilder> {
             if !args.tls_intercept_ports.is_empty() {
                 tls = tls.intercepted_ports(args.tls_intercept_ports);
             }
-            engine.tls(tls)
+            engine.tls(tls.block_quic(!args.tls_allow_quic))
         })
     }))
 }

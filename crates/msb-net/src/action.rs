@@ -18,6 +18,20 @@ pub(crate) enum Action {
         /// The policy's answer should the destination turn out to be an address of the host's own.
         if_own: Result<(), Denial>,
     },
+    /// Open a socket for the datagrams of flow `id`; if that fails, call `Engine::handle_relay_failed`.
+    OpenRelay {
+        id: FlowId,
+        carries: Carries,
+        /// An address of ours stands for the host.
+        ends: Ends,
+        to_host: bool,
+        /// As for `Connect`.
+        if_own: Result<(), Denial>,
+    },
+    /// Send a datagram, or an echo request as its ICMP message.
+    Relay { id: FlowId, payload: Vec<u8> },
+    /// The socket of flow `id` is not needed any more.
+    CloseRelay(FlowId),
     /// The guest finished its handshake.
     Announce(Announced),
     /// The guest gave up: what was connected for `id` is not needed.
@@ -26,6 +40,14 @@ pub(crate) enum Action {
     ServeNames(FlowStream),
     /// Ask upstream, then call `Engine::handle_resolved`.
     Resolve { question: Question, asker: Asker },
+}
+
+/// What a flow of datagrams carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carries {
+    Datagrams,
+    /// Echo requests of one identifier, to one host. The port of the source is the identifier, that of the destination 0.
+    Echoes,
 }
 
 /// What is known of a destination's names.

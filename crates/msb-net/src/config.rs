@@ -16,6 +16,9 @@ pub const MIN_MTU: u16 = 1_280;
 /// TCP connections a guest may have open at once unless [`Config::max_flows`] says otherwise.
 pub const DEFAULT_MAX_FLOWS: usize = 256;
 
+/// Flows of datagrams, echo requests among them, a guest may have at once unless [`Config::max_udp_flows`] says otherwise.
+pub const DEFAULT_MAX_UDP_FLOWS: usize = 256;
+
 /// Everything [`start`](crate::start) needs to know.
 #[derive(Clone)]
 pub struct Config {
@@ -36,6 +39,12 @@ pub struct Config {
     pub events: EventSink,
     /// TCP connections the guest may have at once; more are reset.
     pub max_flows: usize,
+    /// Flows of UDP the guest may have at once, each a pair of ends, and echo requests to other hosts among them. The first
+    /// datagrams of more are refused with an ICMP error. A flow ends two minutes after its last datagram.
+    pub max_udp_flows: usize,
+    /// Ports that datagrams are refused to, with ICMP port unreachable: those on which TLS over TCP is intercepted, so that
+    /// clients do not pass it by with QUIC (SPEC T8).
+    pub refused_udp_ports: Vec<u16>,
     /// Whether who takes the flows reads the server name out of each that [needs it](crate::Flow::needs_name), and asks
     /// the policy again with it. Else the names that the guest was told for the address decide alone.
     pub reads_server_names: bool,
@@ -54,6 +63,8 @@ impl Config {
             pins: Arc::default(),
             events: Arc::new(|_| {}),
             max_flows: DEFAULT_MAX_FLOWS,
+            max_udp_flows: DEFAULT_MAX_UDP_FLOWS,
+            refused_udp_ports: Vec::new(),
             reads_server_names: false,
         }
     }
@@ -68,6 +79,8 @@ impl fmt::Debug for Config {
             .field("hosts", &self.hosts)
             .field("nameservers", &self.nameservers)
             .field("max_flows", &self.max_flows)
+            .field("max_udp_flows", &self.max_udp_flows)
+            .field("refused_udp_ports", &self.refused_udp_ports)
             .field("reads_server_names", &self.reads_server_names)
             .finish_non_exhaustive()
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use msb_name::HostName;
-use msb_policy::Cause;
+use msb_policy::{Cause, Protocol};
 
 /// Takes events. It is called from the network's tasks and must not block.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
@@ -14,9 +14,12 @@ pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A connection was established to the host's side and handed on.
+    /// A connection was established to the host's side and handed on, or the first datagram or echo request to a
+    /// destination was sent on.
     Connected {
-        /// What the guest dialled.
+        /// What is carried.
+        protocol: Protocol,
+        /// What the guest dialled. Port 0 for ICMP.
         destination: SocketAddr,
         /// Names the guest was told resolve to it.
         names: Vec<HostName>,
@@ -25,8 +28,11 @@ pub enum Event {
         /// What the policy allowed it by; `None` where the server name is still to decide.
         cause: Option<Cause>,
     },
-    /// The policy refused a connection; the guest got RST.
+    /// The policy refused a flow, or no longer allows it; the guest got RST or an ICMP error. Once a second at most for
+    /// datagrams to one destination.
     Denied {
+        /// What it would have carried.
+        protocol: Protocol,
         /// What the guest dialled.
         destination: SocketAddr,
         /// Names the guest was told resolve to it.
@@ -36,8 +42,10 @@ pub enum Event {
         /// The policy's reason.
         reason: String,
     },
-    /// The host could not connect; the guest got RST or ICMP unreachable.
+    /// The host could not connect, or have a socket for datagrams; the guest got RST or an ICMP error.
     ConnectFailed {
+        /// What it would have carried.
+        protocol: Protocol,
         /// What the guest dialled.
         destination: SocketAddr,
         /// Names the guest was told resolve to it.
@@ -45,8 +53,19 @@ pub enum Event {
         /// The operating system's error.
         reason: String,
     },
-    /// The guest has as many connections as it may; new ones are reset. Once per burst.
+    /// Datagrams that are refused whatever the policy says: to services that would pass by what the host watches over.
+    /// The guest got an ICMP port unreachable. Once a second at most for one destination.
+    DatagramRefused {
+        /// Where it was sent.
+        destination: SocketAddr,
+        /// What the service is.
+        reason: &'static str,
+    },
+    /// The guest has as many flows as it may; new connections are reset, and datagrams of new flows refused with an ICMP
+    /// error. Once per burst.
     FlowLimit {
+        /// What has reached its limit: connections, or datagrams and echo requests together.
+        protocol: Protocol,
         /// The limit.
         max_flows: usize,
     },

@@ -1,7 +1,8 @@
 //! User-mode TCP/IP for a guest: Ethernet frames in, flows out.
 //!
 //! The guest's only [`Link`] carries Ethernet frames to this crate, which plays the gateway: it answers ARP,
-//! neighbour discovery, ping and every DNS query itself, and turns each TCP connection into a [`Flow`]. A connection
+//! neighbour discovery, pings to itself and every DNS query, turns each TCP connection into a [`Flow`], and relays
+//! datagrams and pings through sockets of the host. A connection
 //! request is held until the policy has allowed it and the host's own connect has succeeded, so for the guest refused
 //! is refused, unreachable is unreachable, and nothing is accepted that cannot be reached.
 //!
@@ -30,8 +31,12 @@
 //! flow's TCP buffers, so data is copied once on its way from a frame to the reader.
 //!
 //! # Limits
-//! UDP other than DNS is refused (ICMP port unreachable), as are IP fragments (dropped) and echo requests to other
-//! hosts than the gateway (ICMP prohibited). There is no DHCP and no router advertisement: the guest is told its
+//! Datagrams and echo requests are relayed by flow, a pair of ends (and an identifier): [`Config::max_udp_flows`] at
+//! once, each for two minutes (one for echo requests) after its last packet. What the policy denies is answered with
+//! ICMP "communication administratively prohibited", so that nobody looks for the fault at the server; a closed port
+//! of the server is told as such, and an unreachable host as far as a socket is told so. Echo requests need a host
+//! that lets its users send them (`net.ipv4.ping_group_range`). Packets with fewer than 32 hops left are prohibited by the
+//! gateway, so traceroute ends there: nothing is told of the host's network. Other ICMP is dropped, as are IP fragments. There is no DHCP and no router advertisement: the guest is told its
 //! addresses ([`Addresses`]) another way. TCP segments and IP checksums are always verified; there are no offloads.
 
 #![forbid(unsafe_code)]
@@ -51,7 +56,9 @@ mod table;
 mod tcp;
 mod timers;
 
-pub use config::{Addresses, Config, DEFAULT_MAX_FLOWS, DEFAULT_MTU, HostEntry, MIN_MTU};
+pub use config::{
+    Addresses, Config, DEFAULT_MAX_FLOWS, DEFAULT_MAX_UDP_FLOWS, DEFAULT_MTU, HostEntry, MIN_MTU,
+};
 pub use event::{Event, EventSink};
 pub use io::{Flow, Link, Network, is_own_address, start};
 pub use stream::{FlowReset, FlowStream};

@@ -54,6 +54,7 @@ pub(crate) struct Echo<'a> {
     pub(crate) ident: u16,
     pub(crate) seq_no: u16,
     pub(crate) data: &'a [u8],
+    pub(crate) hop_limit: u8,
     /// The whole IP packet, to quote in an ICMP error.
     pub(crate) packet: &'a [u8],
 }
@@ -83,6 +84,7 @@ pub(crate) struct Datagram<'a> {
     pub(crate) source: SocketAddr,
     pub(crate) destination: SocketAddr,
     pub(crate) payload: &'a [u8],
+    pub(crate) hop_limit: u8,
     /// The IP packet, to quote in an ICMP error.
     pub(crate) packet: &'a [u8],
 }
@@ -168,7 +170,13 @@ fn parse_ipv4(payload: &[u8]) -> Result<Inbound<'_>, Dropped> {
         .ok_or(Dropped::Malformed)?;
     match ip.next_header() {
         IpProtocol::Tcp => parse_tcp(source.into(), destination.into(), body, packet),
-        IpProtocol::Udp => parse_udp(source.into(), destination.into(), body, packet),
+        IpProtocol::Udp => parse_udp(
+            source.into(),
+            destination.into(),
+            ip.hop_limit(),
+            body,
+            packet,
+        ),
         IpProtocol::Icmp => {
             let icmp = Icmpv4Packet::new_checked(body).map_err(malformed)?;
             match Icmpv4Repr::parse(&icmp, &ChecksumCapabilities::default()).map_err(malformed)? {
@@ -178,6 +186,7 @@ fn parse_ipv4(payload: &[u8]) -> Result<Inbound<'_>, Dropped> {
                     ident,
                     seq_no,
                     data: body.get(icmp.header_len()..).unwrap_or_default(),
+                    hop_limit: ip.hop_limit(),
                     packet,
                 })),
                 _ => Err(Dropped::Protocol),
@@ -206,7 +215,13 @@ fn parse_ipv6(payload: &[u8]) -> Result<Inbound<'_>, Dropped> {
     }
     match ip.next_header() {
         IpProtocol::Tcp => parse_tcp(source.into(), destination.into(), body, packet),
-        IpProtocol::Udp => parse_udp(source.into(), destination.into(), body, packet),
+        IpProtocol::Udp => parse_udp(
+            source.into(),
+            destination.into(),
+            ip.hop_limit(),
+            body,
+            packet,
+        ),
         IpProtocol::Ipv6Frag => Err(Dropped::Fragment),
         _ => Err(Dropped::Protocol),
     }
@@ -237,6 +252,7 @@ fn parse_icmpv6<'a>(
                 ident,
                 seq_no,
                 data: body.get(icmp.header_len()..).unwrap_or_default(),
+                hop_limit,
                 packet,
             }))
         }
@@ -280,6 +296,7 @@ fn parse_tcp<'a>(
 fn parse_udp<'a>(
     source: IpAddr,
     destination: IpAddr,
+    hop_limit: u8,
     body: &'a [u8],
     packet: &'a [u8],
 ) -> Result<Inbound<'a>, Dropped> {
@@ -296,6 +313,7 @@ fn parse_udp<'a>(
         payload: body
             .get(8..usize::from(udp.len()))
             .ok_or(Dropped::Malformed)?,
+        hop_limit,
         packet,
     }))
 }
@@ -323,6 +341,7 @@ mod tests {
         let link = Link {
             local: EthernetAddress([2, 0, 0, 0, 0, 9]),
             remote: GATEWAY,
+            mtu: 65_520,
         };
         let mut out = FrameWriter::new();
         let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());

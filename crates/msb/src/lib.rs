@@ -41,6 +41,7 @@ mod error;
 mod event;
 mod exec;
 mod gate;
+mod limits;
 mod network;
 mod plan;
 mod proxy;

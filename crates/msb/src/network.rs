@@ -9,6 +9,7 @@ use msb_secrets::ViolationAction;
 use msb_tls_proxy::{DeniedRequests, InterceptScope, NonHttp};
 
 use crate::Error;
+use crate::limits::NetworkLimits;
 
 /// What a name added with [`NetworkBuilder::add_host`] resolves to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,7 @@ pub struct NetworkBuilder {
     pub(crate) hosts: Vec<(String, HostAddress)>,
     pub(crate) on_violation: ViolationAction,
     pub(crate) tls: Option<TlsBuilder>,
+    pub(crate) limits: NetworkLimits,
 }
 
 impl NetworkBuilder {
@@ -142,6 +144,7 @@ pub struct TlsBuilder {
     pub(crate) body_hold_limit: Option<u64>,
     pub(crate) non_http: NonHttp,
     pub(crate) scope: InterceptScope,
+    pub(crate) block_quic: bool,
 }
 
 /// One setting about servers, or about some of them.
@@ -163,6 +166,7 @@ impl Default for TlsBuilder {
             body_hold_limit: None,
             non_http: NonHttp::default(),
             scope: InterceptScope::default(),
+            block_quic: true,
         }
     }
 }
@@ -233,6 +237,14 @@ impl TlsBuilder {
     /// are not searched for placeholders. Default: [`InterceptScope::All`].
     pub fn intercept_scope(mut self, scope: InterceptScope) -> Self {
         self.scope = scope;
+        self
+    }
+
+    /// Whether UDP to the ports on which TLS is intercepted is refused, so that clients which try QUIC there fall back to
+    /// TCP at once. Without it, what they send by QUIC is neither searched nor governed by rules about requests.
+    /// Default: true.
+    pub fn block_quic(mut self, block: bool) -> Self {
+        self.block_quic = block;
         self
     }
 

@@ -16,6 +16,7 @@ use msb_tls_proxy::{
 use msb_vmm::AcceleratorChoice;
 
 use crate::event::Sink;
+use crate::limits::NetworkLimits;
 use crate::network::{HostAddress, NetworkBuilder, TlsBuilder, UpstreamSetting};
 use crate::{Error, SandboxBuilder};
 
@@ -42,6 +43,7 @@ pub(crate) struct Plan {
     pub(crate) hosts: Vec<(HostName, HostEntry)>,
     pub(crate) on_violation: ViolationAction,
     pub(crate) interception: Option<Interception>,
+    pub(crate) limits: NetworkLimits,
     pub(crate) on_event: Option<Sink>,
     pub(crate) boot_timeout: Duration,
     pub(crate) warnings: Vec<String>,
@@ -56,6 +58,7 @@ pub(crate) struct Interception {
     pub(crate) scope: InterceptScope,
     pub(crate) http_policy: HttpPolicy,
     pub(crate) denied_requests: DeniedRequests,
+    pub(crate) block_quic: bool,
 }
 
 impl Plan {
@@ -73,6 +76,7 @@ impl Plan {
         let network = builder.network;
         let interception = plan_interception(&network, !secrets.is_empty())?;
         let policy = policy(&network)?;
+        network.limits.check()?;
         let hosts = plan_hosts(network.hosts)?;
         let mut warnings = check_reach(&secrets, &policy, &hosts, interception.as_ref())?;
         warnings.extend(policy.warnings());
@@ -86,6 +90,7 @@ impl Plan {
             policy: Arc::new(policy),
             hosts,
             on_violation: network.on_violation,
+            limits: network.limits,
             interception,
             name: builder.name,
             image: builder.image,
@@ -242,6 +247,7 @@ pub(crate) fn plan_interception(
         limits,
         non_http: tls.non_http,
         scope: tls.scope,
+        block_quic: tls.block_quic,
     }))
 }
 
@@ -425,6 +431,10 @@ mod tests {
         check_refused(
             builder().network(|n| n.add_host("a.test", socket)),
             "a.test cannot have a port",
+        );
+        check_refused(
+            builder().network(|n| n.max_connections(0)),
+            "at least 1 connection",
         );
         check_refused(
             builder().network(|n| n.tls(|t| t.intercepted_ports([]))),

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use msb_name::HostName;
-use msb_policy::Cause;
+use msb_policy::{Cause, Protocol};
 use serde::Serialize;
 
 use crate::exec::printable;
@@ -27,6 +27,8 @@ struct Record {
     address: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,7 +51,7 @@ struct Record {
 
 impl Event {
     /// The event as one line of JSON, without a line break: an object with `type`, `time` (RFC 3339, UTC, milliseconds)
-    /// and, where they apply, `host`, `address`, `port`, `method`, `path` (without its query), `status`, `secret` (the name
+    /// and, where they apply, `host`, `address`, `port`, `protocol`, `method`, `path` (without its query), `status`, `secret` (the name
     /// of its variable), `location`, `form`, `rule` (of the
     /// network policy, or `default`), `reason` and `action`.
     ///
@@ -89,6 +91,20 @@ impl Record {
     fn destination(mut self, destination: &SocketAddr) -> Self {
         self.address = Some(destination.ip().to_string());
         self.port = Some(destination.port());
+        self
+    }
+
+    /// Where a flow goes; ICMP has no port.
+    fn flow(mut self, protocol: Protocol, destination: &SocketAddr) -> Self {
+        self = self.destination(destination);
+        self.protocol = Some(match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Icmp => {
+                self.port = None;
+                "icmp"
+            }
+        });
         self
     }
 
@@ -133,12 +149,13 @@ fn network(event: &msb_net::Event) -> Record {
     use msb_net::Event as Network;
     match event {
         Network::Connected {
+            protocol,
             destination,
             names,
             cause,
             ..
         } => {
-            let record = Record::new("connected").destination(destination);
+            let record = Record::new("connected").flow(*protocol, destination);
             let record = record.names(names);
             match cause {
                 Some(cause) => record.rule(cause),
@@ -146,26 +163,42 @@ fn network(event: &msb_net::Event) -> Record {
             }
         }
         Network::Denied {
+            protocol,
             destination,
             names,
             cause,
             reason,
         } => Record::new("denied")
-            .destination(destination)
+            .flow(*protocol, destination)
             .names(names)
             .rule(cause)
             .reason(reason),
         Network::ConnectFailed {
+            protocol,
             destination,
             names,
             reason,
         } => Record::new("connect_failed")
-            .destination(destination)
+            .flow(*protocol, destination)
             .names(names)
             .reason(reason),
-        Network::FlowLimit { max_flows } => {
-            Record::new("connection_limit").reason(format_args!("{max_flows} connections are open"))
-        }
+        Network::DatagramRefused {
+            destination,
+            reason,
+        } => Record::new("datagram_refused")
+            .flow(Protocol::Udp, destination)
+            .reason(reason),
+        Network::FlowLimit {
+            protocol,
+            max_flows,
+        } => Record {
+            protocol: Some(match protocol {
+                Protocol::Tcp => "tcp",
+                _ => "udp",
+            }),
+            ..Record::new("connection_limit")
+                .reason(format_args!("{max_flows} connections are open"))
+        },
         Network::NameDenied {
             name,
             cause,
@@ -376,6 +409,34 @@ mod tests {
                 reason: "why".into(),
             },
             r#"{"type":"denied","host":"a.test","port":443,"rule":"default","reason":"why"}"#,
+        );
+        let destination = "192.0.2.1:123".parse().unwrap();
+        check(
+            Event::Network(msb_net::Event::Connected {
+                protocol: Protocol::Udp,
+                destination,
+                names: Vec::new(),
+                to_host: false,
+                cause: None,
+            }),
+            r#"{"type":"connected","address":"192.0.2.1","port":123,"protocol":"udp"}"#,
+        );
+        check(
+            Event::Network(msb_net::Event::Denied {
+                protocol: Protocol::Icmp,
+                destination: "192.0.2.1:0".parse().unwrap(),
+                names: Vec::new(),
+                cause: Cause::Default(msb_policy::Action::Deny),
+                reason: "why".into(),
+            }),
+            r#"{"type":"denied","address":"192.0.2.1","protocol":"icmp","rule":"default","reason":"why"}"#,
+        );
+        check(
+            Event::Network(msb_net::Event::DatagramRefused {
+                destination,
+                reason: "why",
+            }),
+            r#"{"type":"datagram_refused","address":"192.0.2.1","port":123,"protocol":"udp","reason":"why"}"#,
         );
         check(
             Event::Terminated {

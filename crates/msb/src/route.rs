@@ -117,6 +117,7 @@ fn decide(
             return true;
         };
         events(Event::Denied {
+            protocol: Protocol::Tcp,
             destination,
             names: claimed.map_or(names, |name| vec![name.clone()]),
             cause: denial.grounds().cause().clone(),

@@ -201,6 +201,11 @@ async fn connect(
     config.pins = Arc::clone(&pins);
     config.events = events.network_sink();
     config.reads_server_names = true;
+    plan.limits.apply(&mut config);
+    let intercepted = plan.interception.as_ref();
+    if let Some(interception) = intercepted.filter(|interception| interception.block_quic) {
+        config.refused_udp_ports.clone_from(&interception.ports);
+    }
     let (network, flows) = msb_net::start(link, config);
     tasks.network = Some(network);
     let http_rules = match &proxy {

@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::hash::RandomState;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 
+use super::relay::Relays;
 use super::tcp::{Entry, State};
 use crate::action::Action;
 use crate::config::{Config, MIN_MTU};
@@ -14,7 +16,7 @@ use crate::dns::Responder;
 use crate::event::Event;
 use crate::frame::FrameWriter;
 use crate::packet::{self, Inbound};
-use crate::reply::{self, Link};
+use crate::reply::{self, Link, Quote, Unreachable};
 use crate::stream::{Clock, ReadyQueue};
 use crate::table::{FlowId, FlowTable};
 use crate::timers::Timers;
@@ -28,6 +30,7 @@ pub(crate) struct Engine {
     pub(super) out: FrameWriter,
     pub(super) flows: FlowTable<Entry>,
     pub(super) timers: Timers,
+    pub(super) relays: Relays,
     /// Flows to be polled.
     pub(super) work: VecDeque<FlowId>,
     pub(super) ready: Arc<ReadyQueue>,
@@ -52,6 +55,7 @@ impl Engine {
             link: Link {
                 local: EthernetAddress(addresses.gateway_mac),
                 remote: EthernetAddress(addresses.guest_mac),
+                mtu: config.mtu,
             },
             config,
             responder,
@@ -59,6 +63,7 @@ impl Engine {
             out: FrameWriter::new(),
             flows: FlowTable::new(),
             timers: Timers::default(),
+            relays: Relays::new(),
             work: VecDeque::new(),
             ready: Arc::default(),
             ready_flows: Vec::new(),
@@ -95,8 +100,8 @@ impl Engine {
         let addresses = self.config.addresses;
         match packet::classify(frame, self.link.local) {
             Inbound::Tcp(segment) => self.handle_segment(now, &segment),
-            Inbound::Udp(datagram) => self.handle_datagram(&datagram),
-            Inbound::Echo(echo) => self.handle_echo(&echo),
+            Inbound::Udp(datagram) => self.handle_datagram(now, &datagram),
+            Inbound::Echo(echo) => self.handle_echo(now, &echo),
             Inbound::ArpRequest {
                 hardware,
                 source,
@@ -134,6 +139,7 @@ impl Engine {
                 self.queue(id);
             }
         }
+        self.expire_relays(now);
         while !self.out.is_full()
             && let Some(id) = self.work.pop_front()
         {
@@ -146,7 +152,15 @@ impl Engine {
         if !self.work.is_empty() && !self.out.is_full() {
             return Some(now);
         }
-        self.timers.next()
+        let deadlines = [self.timers.next(), self.relays.timers.next()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Answers `packet`, a whole and checked IP packet of the guest, with an ICMP error.
+    pub(super) fn refuse(&mut self, from: IpAddr, packet: &[u8], reason: Unreachable) {
+        if let Some(quote) = Quote::of(packet) {
+            reply::unreachable(&mut self.out, self.link, from, &quote, reason);
+        }
     }
 
     pub(super) fn emit(&self, event: Event) {

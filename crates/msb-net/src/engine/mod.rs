@@ -8,8 +8,13 @@
 mod core;
 mod dns;
 mod icmp;
+mod recent;
+mod relay;
 mod tcp;
 mod udp;
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) use core::Engine;
 pub(crate) use dns::record;

@@ -69,18 +69,20 @@ impl Engine {
             Refusal::Reset | Refusal::Denied(_) => self.reset_syn(&syn),
             Refusal::Unreachable => {
                 let from = self.config.addresses.gateway_like(ends.source.ip());
-                reply::unreachable(&mut self.out, self.link, from, &syn, Unreachable::Host);
+                self.refuse(from, &syn, Unreachable::Host);
             }
         }
         let (destination, reason, names) = (ends.destination, reason.to_owned(), names.told);
         self.emit(match refusal {
             Refusal::Denied(cause) => Event::Denied {
+                protocol: Protocol::Tcp,
                 destination,
                 names,
                 cause,
                 reason,
             },
             _ => Event::ConnectFailed {
+                protocol: Protocol::Tcp,
                 destination,
                 names,
                 reason,
@@ -131,6 +133,7 @@ impl Engine {
             reply::reset(&mut self.out, self.link, segment);
             if !std::mem::replace(&mut self.limit_reported, true) {
                 self.emit(Event::FlowLimit {
+                    protocol: Protocol::Tcp,
                     max_flows: self.config.max_flows,
                 });
             }
@@ -144,7 +147,7 @@ impl Engine {
             return;
         }
         let mut names = self.names(now, ends.destination);
-        let flow = egress(ends.destination, to_host, &names);
+        let flow = egress(Protocol::Tcp, ends.destination, to_host, &names);
         let policy = &self.config.policy;
         let decided = if self.config.reads_server_names {
             policy.decide_early(&flow)
@@ -174,6 +177,7 @@ impl Engine {
     fn deny(&mut self, ends: Ends, names: Names, segment: &Segment<'_>, denial: &Denial) {
         reply::reset(&mut self.out, self.link, segment);
         self.emit(Event::Denied {
+            protocol: Protocol::Tcp,
             destination: ends.destination,
             names: names.told,
             cause: denial.grounds().cause().clone(),
@@ -276,6 +280,7 @@ impl Engine {
             stream,
         };
         let event = Event::Connected {
+            protocol: Protocol::Tcp,
             destination: announced.ends.destination,
             names: announced.names.told.clone(),
             to_host: announced.to_host,
@@ -292,13 +297,14 @@ impl Engine {
     }
 }
 
-/// What the policy is asked about a connection of the guest.
-pub(crate) fn egress(
+/// What the policy is asked about a flow of the guest.
+pub(super) fn egress(
+    protocol: Protocol,
     destination: SocketAddr,
     to_host: bool,
     names: &Names,
 ) -> msb_policy::Flow<'_> {
-    msb_policy::Flow::egress(Protocol::Tcp, destination)
+    msb_policy::Flow::egress(protocol, destination)
         .to_host(to_host)
         .resolved(&names.told)
         .configured(&names.configured)

@@ -54,7 +54,7 @@ pub(super) async fn connect(
 
 /// The destination is one of the host's own addresses.
 #[derive(Debug)]
-struct Denied(Denial);
+pub(super) struct Denied(pub(super) Denial);
 
 impl std::error::Error for Denied {}
 
@@ -77,7 +77,7 @@ pub(super) fn refusal(error: &io::Error) -> Refusal {
     }
 }
 
-fn targets(destination: SocketAddr, to_host: bool) -> Vec<SocketAddr> {
+pub(super) fn targets(destination: SocketAddr, to_host: bool) -> Vec<SocketAddr> {
     let port = destination.port();
     let loopback_v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match (to_host, destination.is_ipv6()) {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::connect;
 use super::link::{Input, Link};
 use super::names::drive_names;
+use super::relay::Relays;
 use super::resolve::Upstreams;
 use crate::action::{Action, Announced, Asker};
 use crate::config::Config;
@@ -125,6 +126,7 @@ struct Driver {
     connecting: HashMap<FlowId, AbortHandle>,
     /// Connected, while the guest finishes its handshake.
     connected: HashMap<FlowId, TcpStream>,
+    relays: Relays,
     tasks: JoinSet<Done>,
 }
 
@@ -149,6 +151,7 @@ impl Driver {
             flows,
             connecting: HashMap::new(),
             connected: HashMap::new(),
+            relays: Relays::new(),
             tasks: JoinSet::new(),
         }
     }
@@ -163,7 +166,9 @@ impl Driver {
             let Some(has_read) = self.read()? else {
                 return Ok(());
             };
-            self.engine.poll(self.clock.now());
+            let now = self.clock.now();
+            self.relays.receive_all(&mut self.engine, now);
+            self.engine.poll(now);
             self.link.write(self.engine.out())?;
             self.perform();
             while let Some(done) = self.tasks.try_join_next() {
@@ -189,6 +194,9 @@ impl Driver {
                 result = self.link.readable(), if takes_input => result?,
                 result = self.link.writable(), if has_output => result?,
                 () = ready.changed() => {}
+                id = self.relays.readable(), if takes_input => {
+                    self.relays.receive(&mut self.engine, self.clock.now(), id);
+                }
                 Some(done) = self.tasks.join_next() => self.finish(done),
                 () = &mut timer => {}
             }
@@ -242,6 +250,22 @@ impl Driver {
                         Done::ServeNames
                     });
                 }
+                Action::OpenRelay {
+                    id,
+                    carries,
+                    ends,
+                    to_host,
+                    if_own,
+                } => match self.relays.open(id, carries, ends, to_host, if_own) {
+                    Ok(()) => self.engine.handle_relay_opened(id),
+                    Err(error) => {
+                        let (refusal, reason) = (connect::refusal(&error), error.to_string());
+                        let now = self.clock.now();
+                        self.engine.handle_relay_failed(now, id, refusal, &reason);
+                    }
+                },
+                Action::Relay { id, payload } => self.relays.send(&mut self.engine, id, payload),
+                Action::CloseRelay(id) => self.relays.close(id),
                 Action::Resolve { question, asker } => {
                     let upstreams = self.upstreams.clone();
                     self.tasks

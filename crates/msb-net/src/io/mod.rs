@@ -5,6 +5,7 @@ mod connect;
 mod drive;
 mod link;
 mod names;
+mod relay;
 mod resolve;
 
 pub use connect::is_own_address;

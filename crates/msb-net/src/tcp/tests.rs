@@ -12,11 +12,12 @@ use super::*;
 use crate::frame::{FrameReader, PREFIX_LEN};
 use crate::pool::BUFFER_LEN;
 
+const MTU: u16 = 65_520;
 const LINK: Link = Link {
     local: EthernetAddress([2, 0, 0, 0, 0, 1]),
     remote: EthernetAddress([2, 0, 0, 0, 0, 2]),
+    mtu: MTU,
 };
-const MTU: u16 = 65_520;
 
 /// What the wire does to packets, decided by a seeded generator.
 struct Faults {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
-use smoltcp::socket::{icmp, tcp, udp};
+use smoltcp::socket::{icmp, tcp};
 use smoltcp::time::Instant;
 use smoltcp::wire::{
     EthernetAddress, HardwareAddress, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr,
@@ -19,6 +19,8 @@ use smoltcp::wire::{
 };
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
+
+mod udp;
 
 /// Everything a test waits for must happen within this time.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -146,38 +148,10 @@ impl Guest {
 
     /// Sends a datagram and waits for the answer.
     pub(crate) async fn ask(&self, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
-        let handle = {
-            let mut machine = self.machine();
-            let buffer =
-                || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 4], vec![0; 65_536]);
-            let mut socket = udp::Socket::new(buffer(), buffer());
-            socket.bind(machine.port()).unwrap();
-            socket
-                .send_slice(payload, IpEndpoint::from(destination))
-                .unwrap();
-            machine.sockets.add(socket)
-        };
-        self.shared.kick.notify_one();
-        let answer = soon(poll_fn(|context| {
-            let mut machine = self.machine();
-            let socket = machine.sockets.get_mut::<udp::Socket<'_>>(handle);
-            match socket.recv() {
-                Ok((payload, meta)) => {
-                    assert_eq!(
-                        meta.endpoint,
-                        IpEndpoint::from(destination),
-                        "answered from elsewhere"
-                    );
-                    Poll::Ready(payload.to_vec())
-                }
-                Err(_) => {
-                    socket.register_recv_waker(context.waker());
-                    Poll::Pending
-                }
-            }
-        }))
-        .await;
-        self.machine().sockets.remove(handle);
+        let socket = self.udp();
+        socket.send(destination, payload);
+        let (from, answer) = soon(socket.receive()).await;
+        assert_eq!(from, destination, "answered from elsewhere");
         answer
     }
 

@@ -12,3 +12,4 @@ mod link;
 mod rig;
 mod robust;
 mod tcp;
+mod udp;

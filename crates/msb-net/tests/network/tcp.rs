@@ -354,7 +354,7 @@ async fn a_flow_over_the_limit_is_reset_and_reported_once() {
     let limits = rig
         .events()
         .into_iter()
-        .filter(|event| matches!(event, Event::FlowLimit { max_flows: 3 }));
+        .filter(|event| matches!(event, Event::FlowLimit { max_flows: 3, .. }));
     assert_eq!(limits.count(), 1);
     // The old flows still work, and a closed one makes room.
     let mut flow = soon(rig.flows.recv()).await.unwrap();

@@ -1,0 +1,76 @@
+//! UDP sockets of the guest.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::task::Poll;
+
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::udp;
+use smoltcp::wire::IpEndpoint;
+
+use super::Guest;
+
+/// A UDP socket of the guest.
+pub(crate) struct GuestUdp {
+    guest: Guest,
+    handle: SocketHandle,
+}
+
+impl Guest {
+    /// Opens a UDP socket.
+    pub(crate) fn udp(&self) -> GuestUdp {
+        let mut machine = self.machine();
+        let buffer =
+            || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 64], vec![0; 512 * 1024]);
+        let mut socket = udp::Socket::new(buffer(), buffer());
+        socket.bind(machine.port()).unwrap();
+        let handle = machine.sockets.add(socket);
+        drop(machine);
+        GuestUdp {
+            guest: self.clone(),
+            handle,
+        }
+    }
+}
+
+impl GuestUdp {
+    /// Queues a datagram.
+    pub(crate) fn send(&self, destination: SocketAddr, payload: &[u8]) {
+        self.send_with(destination, payload, None);
+    }
+
+    /// Queues a datagram with this hop limit.
+    pub(crate) fn send_with(&self, to: SocketAddr, payload: &[u8], hop_limit: Option<u8>) {
+        let mut machine = self.guest.machine();
+        let socket = machine.sockets.get_mut::<udp::Socket<'_>>(self.handle);
+        socket.set_hop_limit(hop_limit);
+        socket.send_slice(payload, IpEndpoint::from(to)).unwrap();
+        drop(machine);
+        self.guest.shared.kick.notify_one();
+    }
+
+    /// The next datagram that arrives, and from where.
+    pub(crate) async fn receive(&self) -> (SocketAddr, Vec<u8>) {
+        poll_fn(|context| {
+            let mut machine = self.guest.machine();
+            let socket = machine.sockets.get_mut::<udp::Socket<'_>>(self.handle);
+            match socket.recv() {
+                Ok((payload, meta)) => {
+                    let from = SocketAddr::new(meta.endpoint.addr.into(), meta.endpoint.port);
+                    Poll::Ready((from, payload.to_vec()))
+                }
+                Err(_) => {
+                    socket.register_recv_waker(context.waker());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for GuestUdp {
+    fn drop(&mut self) {
+        self.guest.machine().sockets.remove(self.handle);
+    }
+}
