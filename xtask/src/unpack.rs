@@ -1,4 +1,4 @@
-//! Programs from Debian packages, unpacked below a directory: nothing is installed, started, upgraded or removed.
+//! Programs of tests from Debian packages, unpacked below a directory: nothing is installed, started, upgraded or removed.
 //!
 //! Libraries a program needs newer than the system's come with it and are seen by it alone.
 
@@ -10,52 +10,28 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::file;
 use crate::process;
 
-/// Programs that cases run or are served by, and the packages that bring them.
-const PROGRAMS: &[(&str, &str)] = &[
-    ("curl", "curl"),
-    ("git", "git"),
-    ("gnutls-cli", "gnutls-bin"),
-    ("h2load", "nghttp2-client"),
-    ("haproxy", "haproxy"),
-    ("mosquitto", "mosquitto"),
-    ("mosquitto_pub", "mosquitto-clients"),
-    ("mosquitto_sub", "mosquitto-clients"),
-    ("nghttp", "nghttp2-client"),
-    ("nginx", "nginx"),
-    ("openssl", "openssl"),
-    ("redis-cli", "redis-tools"),
-    ("redis-server", "redis-server"),
-    ("testssl", "testssl.sh"),
-    ("wget", "wget"),
-];
-
 /// Where a program finds its files, if not where its package was unpacked.
-const FILES: &[(&str, &str)] = &[("TESTSSL_INSTALL_DIR", "etc/testssl")];
-
-/// What is too large to be unpacked on the way; it is taken where it is installed.
-const NOT_FETCHED: &[(&str, &str)] = &[
-    ("java", "default-jdk-headless"),
-    ("node", "nodejs"),
-    ("unshare", "util-linux"),
-    ("ip", "iproute2"),
+const FILES: &[(&str, &str)] = &[
+    ("NMAPDIR", "usr/share/nmap"),
+    ("TESTSSL_INSTALL_DIR", "etc/testssl"),
 ];
+
+/// What packages append to the names of programs that others bring as well; only installing would take it away.
+const ALTERNATIVES: &[&str] = &["", ".db", ".openbsd"];
 
 /// Below a package's root.
 const DIRECTORIES: &[&str] = &["usr/bin", "usr/sbin", "bin", "sbin"];
 
+/// A program, and the package of Debian that brings it.
+pub(crate) type Program = (&'static str, &'static str);
+
 /// Makes every program that is not in `PATH` available as `TOOLS/bin/NAME`.
-pub(super) fn prepare(tools: &Path) -> Result<()> {
-    for (program, package) in NOT_FETCHED {
-        if process::find(program).is_none() {
-            eprintln!("conformance: no {program}: Debian package {package} brings it");
-        }
-    }
+pub(crate) fn prepare(tools: &Path, programs: &[Program]) -> Result<()> {
     let bin = tools.join("bin");
     fs::create_dir_all(&bin)?;
-    let missing: Vec<_> = PROGRAMS
+    let missing: Vec<_> = programs
         .iter()
         .filter(|(program, _)| process::find(program).is_none() && !bin.join(program).is_file())
         .collect();
@@ -85,7 +61,7 @@ fn unpack(package: &str, root: &Path) -> Result<()> {
     }
     let names = plan(package)?;
     eprintln!(
-        "conformance: unpacking from Debian into {}: {}",
+        "unpacking from Debian into {}: {}",
         root.display(),
         names.join(" ")
     );
@@ -159,7 +135,12 @@ fn link(program: &str, root: &Path, bin: &Path) -> Result<()> {
 }
 
 fn find(program: &str, root: &Path) -> Option<PathBuf> {
-    let mut candidates = DIRECTORIES.iter().map(|dir| root.join(dir).join(program));
+    let names = ALTERNATIVES.iter().map(|end| format!("{program}{end}"));
+    let mut candidates = names.flat_map(|name| {
+        DIRECTORIES
+            .iter()
+            .map(move |dir| root.join(dir).join(&name))
+    });
     candidates.find_map(file)
 }
 
@@ -176,9 +157,16 @@ fn libraries(root: &Path) -> Result<Vec<PathBuf>> {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if path.is_dir() && name.contains("-linux-gnu") {
+                // Libraries that have alternatives, too, are put in their place only by installing.
+                found.push(path.join("blas"));
                 found.push(path);
             }
         }
     }
     Ok(found)
+}
+
+/// `path` if it is a file.
+fn file(path: PathBuf) -> Option<PathBuf> {
+    Some(path).filter(|path| path.is_file())
 }
