@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
@@ -113,12 +114,16 @@ pub(crate) fn output(command: &mut Command) -> Output {
     command.output().unwrap()
 }
 
-/// Whether `program` is on this machine; says so as tests do that are skipped.
-pub(crate) fn has(program: &str) -> bool {
-    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-        .any(|dir| dir.join(program).is_file());
-    if !found {
-        eprintln!("skipped: {program} is not installed");
+/// `program`, installed or as `cargo xtask net-tools` has unpacked it; says so as tests do that are skipped if it is neither.
+pub(crate) fn tool(program: &str) -> Option<PathBuf> {
+    let unpacked = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("net-tools/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Servers are not in everybody's PATH.
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let mut dirs = std::env::split_paths(&path).chain(system).chain([unpacked]);
+    let found = dirs.find_map(|dir| Some(dir.join(program)).filter(|path| path.is_file()));
+    if found.is_none() {
+        eprintln!("skipped: {program} is not there: `cargo xtask net-tools` brings it");
     }
     found
 }

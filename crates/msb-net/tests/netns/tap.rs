@@ -5,20 +5,17 @@ use std::process::Stdio;
 
 use msb_net::Event;
 
-use crate::rig::{Rig, authority, gateways, has, output, pattern, web_server};
+use crate::rig::{Rig, authority, gateways, output, pattern, tool, web_server};
 
 #[test]
 fn curl_gets_and_puts_megabytes_over_both_families() {
-    let Some(rig) = Rig::start("host") else {
+    let (Some(curl), Some(rig)) = (tool("curl"), Rig::start("host")) else {
         return;
     };
-    if !has("curl") {
-        return;
-    }
     let (port, len) = (web_server(), 4_000_000);
     for gateway in gateways() {
         let url = format!("http://{}/{len}", authority(gateway, port));
-        let got = output(rig.guest.command("curl").args(["-sS", &url]));
+        let got = output(rig.guest.command(&curl).args(["-sS", &url]));
         assert!(got.status.success(), "{url}: {got:?}");
         assert!(
             got.stdout == pattern(len),
@@ -26,17 +23,17 @@ fn curl_gets_and_puts_megabytes_over_both_families() {
             got.stdout.len()
         );
 
-        let mut curl = rig.guest.command("curl");
-        curl.args(["-sS", "-T", "-", "-H", "Transfer-Encoding:"])
+        let mut put = rig.guest.command(&curl);
+        put.args(["-sS", "-T", "-", "-H", "Transfer-Encoding:"])
             .args(["-H", &format!("Content-Length: {len}"), &url]);
-        let mut curl = curl
+        let mut put = put
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut stdin = curl.stdin.take().unwrap();
+        let mut stdin = put.stdin.take().unwrap();
         std::thread::spawn(move || stdin.write_all(&pattern(len)));
-        let put = curl.wait_with_output().unwrap();
+        let put = put.wait_with_output().unwrap();
         assert_eq!(put.stdout, b"same", "{url}");
     }
 }
