@@ -6,8 +6,9 @@ use crate::image::{self, Rebuild};
 use crate::{metadata, process, rivals, setup};
 
 const PACKAGE: &str = "msb-benches";
-/// Needs no guest, but others to compare with.
+/// Need no guest, but others to compare with.
 const PROXY: &str = "proxy";
+const NET: &str = "net";
 
 /// Runs the benchmark called `name` with `args`, after setting up what guests need.
 pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
@@ -22,22 +23,20 @@ pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
         let known: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
         bail!("no benchmark `{name}`: known are {}", known.join(", "));
     };
-    let rivals = if name == PROXY {
-        rivals::prepare()
-    } else {
-        setup::run()?;
-        image::run(Rebuild::WhatChanged)?;
-        Vec::new()
+    let rivals = match name {
+        PROXY => rivals::of_proxy(),
+        NET => rivals::of_net(),
+        _ => {
+            setup::run()?;
+            image::run(Rebuild::WhatChanged)?;
+            Vec::new()
+        }
     };
-    // Programs run the `msb` beside them; built apart, it has the features its users get.
-    process::show(process::cargo().args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "msb-cli",
-    ]))?;
-    process::show(process::cargo().args(["build", "--quiet", "--release", "--package", PACKAGE]))?;
+    if name != NET {
+        // Programs run the `msb` beside them; built apart, it has the features its users get.
+        build(&["--package", "msb-cli"])?;
+        build(&["--package", PACKAGE])?;
+    }
     let mut cargo = process::cargo();
     cargo.envs(rivals);
     match target.kind.as_str() {
@@ -53,4 +52,12 @@ pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
         ]),
     };
     process::show(cargo.arg("--").args(args))
+}
+
+fn build(what: &[&str]) -> Result<()> {
+    process::show(
+        process::cargo()
+            .args(["build", "--quiet", "--release"])
+            .args(what),
+    )
 }

@@ -3,18 +3,44 @@
 //! Everything it needs is kept below `target/conformance`: nothing is installed. What cannot be had is left out with a
 //! word, and its cases are counted as skipped.
 
-mod debian;
-
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::process;
+use crate::unpack::Program;
+use crate::{process, unpack};
 
 /// Where the table is committed.
 const TABLE: &str = "docs/conformance.md";
+
+/// Programs that cases run or are served by, and the packages that bring them.
+const PROGRAMS: &[Program] = &[
+    ("curl", "curl"),
+    ("git", "git"),
+    ("gnutls-cli", "gnutls-bin"),
+    ("h2load", "nghttp2-client"),
+    ("haproxy", "haproxy"),
+    ("mosquitto", "mosquitto"),
+    ("mosquitto_pub", "mosquitto-clients"),
+    ("mosquitto_sub", "mosquitto-clients"),
+    ("nghttp", "nghttp2-client"),
+    ("nginx", "nginx"),
+    ("openssl", "openssl"),
+    ("redis-cli", "redis-tools"),
+    ("redis-server", "redis-server"),
+    ("testssl", "testssl.sh"),
+    ("wget", "wget"),
+];
+
+/// What is too large to be unpacked on the way; it is taken where it is installed.
+const NOT_FETCHED: &[Program] = &[
+    ("java", "default-jdk-headless"),
+    ("node", "nodejs"),
+    ("unshare", "util-linux"),
+    ("ip", "iproute2"),
+];
 
 /// Packages of PyPI, with their versions.
 const PYTHON: &str = "tests/conformance/requirements.txt";
@@ -27,7 +53,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     let tools = process::target_dir().join("conformance");
     fs::create_dir_all(&tools).with_context(|| format!("cannot make {}", tools.display()))?;
     for (what, prepared) in [
-        ("programs of Debian", debian::prepare(&tools)),
+        ("programs of Debian", debian(&tools)),
         ("packages of PyPI", python(&tools)),
         ("packages of npm", node(&tools)),
     ] {
@@ -54,6 +80,15 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         false => "--compare",
     });
     process::show(command.arg(table))
+}
+
+fn debian(tools: &Path) -> Result<()> {
+    for (program, package) in NOT_FETCHED {
+        if process::find(program).is_none() {
+            eprintln!("conformance: no {program}: Debian package {package} brings it");
+        }
+    }
+    unpack::prepare(tools, PROGRAMS)
 }
 
 /// A virtual environment with what the list names, made anew when the list changes.
@@ -103,9 +138,4 @@ fn node(tools: &Path) -> Result<()> {
     npm.arg("install").args(quiet).arg(&dir).args(NODE);
     process::capture(&mut npm)?;
     Ok(fs::write(stamp, wanted)?)
-}
-
-/// `path` if it is a file.
-fn file(path: PathBuf) -> Option<PathBuf> {
-    Some(path).filter(|path| path.is_file())
 }

@@ -13,6 +13,7 @@ mod rivals;
 mod setup;
 mod test;
 mod tidy;
+mod unpack;
 
 use std::process::ExitCode;
 
@@ -23,7 +24,8 @@ Usage: cargo xtask TASK
 
   setup              install missing tools through apt, as root or through sudo
   image [--force]    fetch or build guest kernel, initramfs and the root disk `base`
-  test [--no-setup]  setup, image, then format, lints, docs and every test
+  net-tools          unpack the programs that tests of msb-net run and this machine lacks, below target/net-tools
+  test [--no-setup]  setup, image, net-tools, then format, lints, docs and every test
   tidy               check layers, lints, file heads and licences of the workspace
   demo               setup, image, then show a sandbox at work
   bench NAME [ARG..] setup, image, then run a benchmark
@@ -51,6 +53,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["setup"] => setup::run(),
         ["image"] => image::run(image::Rebuild::WhatChanged),
         ["image", "--force"] => image::run(image::Rebuild::Everything),
+        ["net-tools"] => test::net_tools(),
         ["test"] => test::run(test::Prepare::Everything),
         ["test", "--no-setup"] => test::run(test::Prepare::Nothing),
         ["tidy"] => tidy::run(),

@@ -1,6 +1,7 @@
-//! What `bench proxy` compares with: nginx from apt, mitmproxy from PyPI, hudsucker from crates.io.
+//! What benchmarks compare with: for `proxy` nginx from apt, mitmproxy from PyPI, hudsucker from crates.io, for `net` passt and
+//! slirp4netns from apt.
 //!
-//! Each is kept below `target/rivals`, apart from nginx. One that cannot be had is left out with a word, and the benchmark
+//! Each is kept below `target/rivals`, apart from those of apt. One that cannot be had is left out with a word, and the benchmark
 //! says "skipped" where it would stand.
 
 use std::fs;
@@ -11,11 +12,13 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{process, setup};
 
-/// Variables that tell the benchmark where they are.
-pub(crate) fn prepare() -> Vec<(&'static str, PathBuf)> {
-    let mut found = Vec::new();
-    for (variable, name, path) in [
-        ("MSB_BENCH_NGINX", "nginx", nginx()),
+/// A program to compare with: the variable that tells the benchmark where it is, its name, and where it is.
+type Rival = (&'static str, &'static str, Result<PathBuf>);
+
+/// The variables of `bench proxy`.
+pub(crate) fn of_proxy() -> Vec<(&'static str, PathBuf)> {
+    found([
+        ("MSB_BENCH_NGINX", "nginx", of_apt("nginx", "nginx-light")),
         (
             "MSB_BENCH_MITMDUMP",
             "mitmdump",
@@ -26,7 +29,25 @@ pub(crate) fn prepare() -> Vec<(&'static str, PathBuf)> {
             "hudsucker",
             directory().and_then(|dir| hudsucker(&dir)),
         ),
-    ] {
+    ])
+}
+
+/// The variables of `bench net`: its rivals, and the program that loads them.
+pub(crate) fn of_net() -> Vec<(&'static str, PathBuf)> {
+    found([
+        ("MSB_BENCH_PASTA", "passt", of_apt("pasta", "passt")),
+        (
+            "MSB_BENCH_SLIRP4NETNS",
+            "slirp4netns",
+            of_apt("slirp4netns", "slirp4netns"),
+        ),
+        ("MSB_BENCH_IPERF3", "iperf3", of_apt("iperf3", "iperf3")),
+    ])
+}
+
+fn found<const N: usize>(rivals: [Rival; N]) -> Vec<(&'static str, PathBuf)> {
+    let mut found = Vec::new();
+    for (variable, name, path) in rivals {
         match path {
             Ok(path) => found.push((variable, path)),
             Err(error) => eprintln!("bench: without {name}: {error:#}"),
@@ -41,16 +62,19 @@ fn directory() -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn nginx() -> Result<PathBuf> {
+/// `program`, installed with `package` if it is missing.
+fn of_apt(program: &str, package: &str) -> Result<PathBuf> {
     // Not in everybody's PATH.
     let find = || {
-        process::find("nginx")
-            .or_else(|| Some(PathBuf::from("/usr/sbin/nginx")).filter(|path| path.is_file()))
+        process::find(program).or_else(|| {
+            let path = Path::new("/usr/sbin").join(program);
+            path.is_file().then_some(path)
+        })
     };
     if find().is_none() {
-        setup::install(&["nginx-light"])?;
+        setup::install(&[package])?;
     }
-    find().context("apt installed no nginx")
+    find().with_context(|| format!("apt installed no {program}"))
 }
 
 fn mitmdump(dir: &Path) -> Result<PathBuf> {

@@ -11,7 +11,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::image::{self, Rebuild};
-use crate::{fuzz, metadata, process, setup};
+use crate::unpack::Program;
+use crate::{fuzz, metadata, process, setup, unpack};
 
 /// Whether to set up before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,26 @@ pub(crate) enum Prepare {
 /// Where below the target directory `--profile ci` writes its report, see `.config/nextest.toml`.
 const JUNIT: &str = "nextest/ci/junit.xml";
 
+/// Programs that tests run on guests made of network namespaces (crates/msb-net/tests/netns), and the packages that bring
+/// them. PostgreSQL is used where it is installed: it is too large to be fetched on the way.
+const NET_TOOLS: &[Program] = &[
+    ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("iperf3", "iperf3"),
+    ("kdig", "knot-dnsutils"),
+    ("nc", "netcat-openbsd"),
+    ("nmap", "nmap"),
+    ("ping", "iputils-ping"),
+    ("redis-cli", "redis-tools"),
+    ("redis-server", "redis-server"),
+    ("ssh", "openssh-client"),
+    ("ssh-keygen", "openssh-client"),
+    ("sshd", "openssh-server"),
+    ("traceroute", "traceroute"),
+];
+/// Where below the target directory those are that the machine lacks.
+const NET_TOOLS_DIR: &str = "net-tools";
+
 /// Bounds what `cargo nextest` would bound for each test.
 const SUITE_AT_MOST: &str = "45m";
 const EXAMPLE_AT_MOST: &str = "5m";
@@ -34,6 +55,9 @@ pub(crate) fn run(prepare: Prepare) -> Result<()> {
     if prepare == Prepare::Everything {
         setup::run()?;
         image::run(Rebuild::WhatChanged)?;
+        if let Err(error) = net_tools() {
+            eprintln!("some tests will be skipped: {error:#}");
+        }
     }
     let mut report = Report::default();
     report.check("format", || {
@@ -97,6 +121,11 @@ pub(crate) fn run(prepare: Prepare) -> Result<()> {
     }
     report.print();
     Ok(())
+}
+
+/// Makes what is missing of the programs that msb-net's tests run available to them.
+pub(crate) fn net_tools() -> Result<()> {
+    unpack::prepare(&process::target_dir().join(NET_TOOLS_DIR), NET_TOOLS)
 }
 
 /// Checks that passed, and what they left out.

@@ -1,0 +1,78 @@
+//! Everything at once, for a long time: what is left of it afterwards must be nothing.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::service::{IPERF, Services};
+use crate::sides::Side;
+use crate::{DNS_PORT, say};
+
+/// Length of one turn of each load.
+const TURN_SECONDS: u64 = 2;
+/// Connections that are open throughout a turn.
+const HELD: u64 = 500;
+/// How long connections whose guest is gone may take to be noticed.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// What the process may have grown by, its buffers having been used once before.
+const GROWTH_KIB: f64 = 16.0 * 1024.0;
+
+/// Runs all loads side by side for `seconds`; an error if one fails, or if descriptors or memory are kept.
+pub(crate) fn run(seconds: u64) -> Result<()> {
+    let services = Services::start()?;
+    let side = Side::msb(&services)?;
+    let descriptors = side.descriptors()?;
+    turn(&side, &services)?;
+    let (resident, start, mut turns) = (side.resident_kib()?, Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(seconds) {
+        turn(&side, &services)?;
+        turns += 1;
+    }
+    let ended = Instant::now();
+    let left = loop {
+        let left = side.descriptors()?.saturating_sub(descriptors);
+        if left == 0 || ended.elapsed() > PATIENCE {
+            break left;
+        }
+        thread::sleep(Duration::from_millis(100));
+    };
+    let growth = side.resident_kib()? - resident;
+    say(&format!(
+        "soak: {turns} turns in {} s; {left} descriptors left, memory grown by {growth:.0} KiB",
+        start.elapsed().as_secs()
+    ))?;
+    ensure!(left == 0, "descriptors of connections are kept");
+    ensure!(growth < GROWTH_KIB, "memory is kept");
+    Ok(())
+}
+
+/// Every load once, all at the same time.
+fn turn(side: &Side, services: &Services) -> Result<()> {
+    let echo = services.echo;
+    let held = side.hold(echo, HELD)?;
+    thread::scope(|scope| {
+        let mut loads: Vec<thread::ScopedJoinHandle<'_, Result<f64>>> = Vec::new();
+        for kind in ["exchanges", "latency", "names"] {
+            let (port, key) = match kind {
+                "names" => (DNS_PORT, "rate"),
+                "latency" => (echo, "p50_us"),
+                _ => (echo, "rate"),
+            };
+            loads.push(scope.spawn(move || side.load(kind, port, TURN_SECONDS, key)));
+        }
+        if std::env::var_os(IPERF).is_some() {
+            loads.push(scope.spawn(|| {
+                side.iperf(TURN_SECONDS, 4, false)?;
+                side.iperf(TURN_SECONDS, 4, true)
+            }));
+        }
+        for load in loads {
+            let figure = load.join().ok().context("a load panicked")??;
+            ensure!(figure > 0.0, "a load got nowhere");
+        }
+        Ok(())
+    })?;
+    drop(held);
+    Ok(())
+}
