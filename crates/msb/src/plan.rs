@@ -1,6 +1,7 @@
 //! A checked configuration. Pure: what can be known without looking at the machine is settled here.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use msb_net::HostEntry;
 use msb_policy::{Action, BypassList, Direction, HttpPolicy, HttpRule, NetworkPolicy};
 use msb_secrets::{Secret, SecretBuilder, SecretSet, ViolationAction};
 use msb_tls_proxy::{
-    DeniedRequests, InterceptScope, Limits, NonHttp, UpstreamTls, UpstreamTlsBuilder,
+    DeniedRequests, InterceptScope, Limits, NonHttp, TlsProxy, UpstreamTls, UpstreamTlsBuilder,
 };
 use msb_vmm::AcceleratorChoice;
 
@@ -133,13 +134,29 @@ pub(crate) fn policy(network: &NetworkBuilder) -> Result<NetworkPolicy, Error> {
     Ok(policy.build()?)
 }
 
+/// Rules about requests from their text forms.
+pub(crate) fn parse_http_rules(
+    rules: impl IntoIterator<Item = impl Display>,
+) -> Result<HttpPolicy, Error> {
+    let rules = rules.into_iter();
+    let rules = rules.map(|rule| rule.to_string().parse::<HttpRule>());
+    Ok(rules.collect::<Result<_, _>>()?)
+}
+
+/// Puts other rules in place, and returns warnings.
+pub(crate) fn replace_http_rules(
+    tls: &TlsProxy,
+    rules: impl IntoIterator<Item = impl Display>,
+) -> Result<Vec<String>, Error> {
+    let policy = parse_http_rules(rules)?;
+    let warnings = policy.warnings().collect();
+    tls.replace_http_policy(policy)?;
+    Ok(warnings)
+}
+
 /// The rules about requests, which have to be readable on hosts that are not in `bypass`.
 fn http_policy(network: &NetworkBuilder, bypass: &BypassList) -> Result<HttpPolicy, Error> {
-    let rules = network
-        .http_rules
-        .iter()
-        .map(|rule| rule.parse::<HttpRule>());
-    let policy: HttpPolicy = rules.collect::<Result<_, _>>()?;
+    let policy = parse_http_rules(&network.http_rules)?;
     match policy.bypassed(bypass) {
         Some(bypass) => Err(msb_tls_proxy::Error::GovernedBypass { bypass }.into()),
         None => Ok(policy),

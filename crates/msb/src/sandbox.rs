@@ -1,12 +1,13 @@
 //! A running sandbox: the machine, its network, its proxy and its agent, put together.
 
-use std::fmt;
+use std::fmt::{self, Display};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use msb_agent_proto::v1::PowerOffRequest;
 use msb_image::{Guest, RootDisk};
+use msb_tls_proxy::TlsProxy;
 use msb_vmm::{Accelerator, Vm};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -14,7 +15,7 @@ use tonic::Status;
 
 use crate::agent::Client;
 use crate::exec::{Command, Output, explain};
-use crate::{Error, SandboxBuilder};
+use crate::{Error, SandboxBuilder, plan};
 
 /// How long a guest may take to power off before it is killed. Its agent gives processes 2 s after SIGTERM.
 const POWER_OFF_WAIT: Duration = Duration::from_secs(10);
@@ -30,6 +31,8 @@ pub struct Sandbox {
     pub(crate) machine: Arc<Running>,
     pub(crate) boot: Boot,
     pub(crate) ca_pem: Option<String>,
+    /// `None`: nothing is intercepted.
+    pub(crate) tls: Option<Arc<TlsProxy>>,
     // Ends with the sandbox.
     pub(crate) _tasks: Tasks,
 }
@@ -81,6 +84,25 @@ impl Sandbox {
     /// The certificate of this sandbox's own authority, as PEM; `None` when nothing is intercepted.
     pub fn ca_certificate(&self) -> Option<&str> {
         self.ca_pem.as_deref()
+    }
+
+    /// Puts other rules about requests in the place of all there are, each in the text form of
+    /// [`NetworkBuilder::http_rule`](crate::NetworkBuilder::http_rule). Connections that they do not allow are reset, open
+    /// requests included. Returns warnings.
+    ///
+    /// # Errors
+    /// One that does not parse, or is about a host that is bypassed; any at all where nothing is intercepted. Nothing has
+    /// changed then.
+    pub fn replace_http_rules(
+        &self,
+        rules: impl IntoIterator<Item = impl Display>,
+    ) -> Result<Vec<String>, Error> {
+        match &self.tls {
+            Some(tls) => plan::replace_http_rules(tls, rules),
+            None => Err(Error::Config(
+                "nothing could enforce HTTP rules: this sandbox has no TLS interception; switch it on when it is built".into(),
+            )),
+        }
     }
 
     /// What runs the guest's instructions.

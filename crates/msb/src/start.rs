@@ -68,7 +68,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         network: None,
     };
     let client = connect(&plan, &events, proxy.clone(), channels, &mut tasks).await?;
-    let ca_pem = proxy.map(|proxy| proxy.ca().cert_pem());
+    let ca_pem = proxy.as_ref().map(|proxy| proxy.ca().cert_pem());
     let configured =
         configure_guest(&plan, &events, &machine, client.clone(), ca_pem.as_deref()).await;
     if let Err(error) = configured {
@@ -87,6 +87,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
             _root: root,
         },
         ca_pem,
+        tls: proxy,
         _tasks: tasks,
     })
 }

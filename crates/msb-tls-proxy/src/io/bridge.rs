@@ -14,7 +14,7 @@ use hyper::server::conn::http1::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use msb_name::Host;
-use msb_policy::{InterceptedConnection, PinTable, UpstreamTrust};
+use msb_policy::{HttpPolicy, InterceptedConnection, PinTable, UpstreamTrust};
 use msb_secrets::{Note, NoteKind, ViolationAction};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -29,9 +29,10 @@ use super::stop::Stop;
 use super::stream::{Checked, Prefixed};
 use super::{raw, websocket};
 use crate::config::Secrets;
+use crate::rules::OpenRequests;
 use crate::session::head;
 use crate::session::protocol::Protocol;
-use crate::{Drain, Event, EventSink, HttpRules, Limits, NonHttp};
+use crate::{DeniedRequests, Drain, Event, EventSink, HttpRules, Limits, NonHttp};
 
 /// How long a finished connection may take to say goodbye upstream.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
@@ -62,7 +63,9 @@ pub(crate) struct Session {
     pub(crate) switch: Arc<Switch>,
     /// How many requests there have been.
     pub(crate) opened: Arc<AtomicUsize>,
-    /// How many requests are being served.
+    /// Those that are being served.
+    pub(crate) requests: Arc<OpenRequests>,
+    /// How many they are.
     pub(crate) open: watch::Sender<usize>,
     /// Set when connections are to end as soon as no request is open on them.
     pub(crate) drain: watch::Receiver<bool>,
@@ -100,6 +103,21 @@ impl Session {
             connection: InterceptedConnection::new(host, evidence, UpstreamTrust::Plaintext),
             ..Self::clone(&self)
         })
+    }
+
+    /// Waits until rules are in place that deny a request which is being served; it is told, and the connection to be
+    /// reset (SPEC P8).
+    pub(crate) async fn disallowed(&self) {
+        let mut denied = None;
+        let deny = |rules: &HttpPolicy| {
+            denied = self.requests.denied(rules);
+            denied.is_some()
+        };
+        self.http_rules.until(deny).await;
+        if let Some((asked, decision)) = denied {
+            (self.events)(asked.event(self.port(), decision, DeniedRequests::Reset));
+        }
+        self.stop.raise();
     }
 
     /// Waits until the connection is to end.
@@ -174,7 +192,7 @@ where
             Left::Nothing => return,
             Left::Switched(guest, upstream, switched) => {
                 return match switched.is_tunnel {
-                    true => Box::pin(raw::tunnel(guest, upstream, &session)).await,
+                    true => Box::pin(raw::tunnel(guest, upstream, &switched, &session)).await,
                     false => Box::pin(websocket::relay(guest, upstream, *switched, &session)).await,
                 };
             }

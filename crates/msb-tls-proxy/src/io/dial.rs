@@ -8,7 +8,6 @@ use msb_policy::Destination;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::intercept::Opened;
-use super::plain::splice;
 use super::proxy::Inner;
 use crate::{Client, Connection, DialError, Dialled, Event, HelloFailure};
 
@@ -107,20 +106,21 @@ impl Inner {
             destination,
         } = opened;
         match dialled {
-            Ok(dialled) if !self.may_splice(&host, destination, &evidence(&dialled)) => {
-                reset.reset();
-            }
-            Ok(Dialled { upstream, .. }) => {
+            Ok(dialled) => {
+                let evidence = evidence(&dialled);
+                if !self.may_splice(&host, destination, &evidence) {
+                    return reset.reset();
+                }
                 (self.events)(event);
                 let _counted = self.count_unending();
                 let connection = Connection {
                     guest,
                     reset,
-                    upstream,
+                    upstream: dialled.upstream,
                     destination,
                     pins: Arc::default(),
                 };
-                splice(connection, hello.raw).await;
+                self.splice(connection, &host, &evidence, hello.raw).await;
             }
             // Its client wants to talk to the server itself; there is no protocol to tell it more in.
             Err(_) => reset.reset(),

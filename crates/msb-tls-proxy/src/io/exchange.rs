@@ -12,7 +12,8 @@ use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use http_body_util::{Either, Full};
-use msb_policy::InterceptedConnection;
+use msb_name::{Authority, Host};
+use msb_policy::{HttpDecision, InterceptedConnection};
 use msb_secrets::{LengthPlan, Note, RequestRewriter, ResponseScrubber, SecretSet, Violation};
 use tokio::sync::watch;
 
@@ -23,7 +24,7 @@ use super::expect::Continue;
 use super::incoming::Incoming;
 use super::interim::{Informing, Interim};
 use crate::event::one_line;
-use crate::rules::DeniedRequest;
+use crate::rules::{Asked, OpenRequests};
 use crate::session::body::{self, Fault, Treatment};
 use crate::session::head::{self, Plan, Refused};
 use crate::session::protocol::Protocol;
@@ -53,7 +54,10 @@ pub(crate) async fn exchange(
     // Who speaks HTTP/1.0 does not know of informational answers (RFC 9110 section 15.2).
     let interim = interim.filter(|_| head.version != Version::HTTP_10);
     let session = session.for_request(&head);
-    let mut context = RequestContext::new(session, head.method.clone(), None);
+    let mut context = {
+        let asked = Arc::new(Asked::new(&head, session.host()));
+        RequestContext::new(session, head.method.clone(), None, asked)
+    };
     if head.headers.len() > context.session.limits.header_count {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return Ok(context.session.refuse(status, "too many fields".to_owned()));
@@ -73,7 +77,7 @@ pub(crate) async fn exchange(
             context.violation(violation);
             return pending().await;
         }
-        Err(Refused::Denied(denied)) => return context.denied(denied).await,
+        Err(Refused::Denied(asked, decision)) => return context.denied(asked, decision).await,
     };
     let Plan {
         mut rewriter,
@@ -204,7 +208,7 @@ pub(crate) struct RequestContext {
     path: Option<String>,
     /// Why the guest's body is not sent on.
     fault: OnceLock<(StatusCode, String)>,
-    #[expect(dead_code, reason = "it is there to be dropped with the last body")]
+    /// Dropped with the last body.
     open: Open,
 }
 
@@ -217,43 +221,67 @@ pub(crate) struct Switched {
     connection: InterceptedConnection,
     method: Method,
     path: Option<String>,
+    asked: Arc<Asked>,
 }
 
 impl Switched {
+    /// Where a tunnel leads.
+    pub(crate) fn target(&self) -> Option<Host> {
+        let target = Authority::parse(self.path.as_deref()?).ok()?;
+        Some(target.host().clone())
+    }
+
     /// What events about the messages repeat.
     pub(crate) fn context(&self, session: &Session) -> RequestContext {
         let session = Arc::new(Session {
             connection: self.connection.clone(),
             ..session.clone()
         });
-        RequestContext::new(session, self.method.clone(), self.path.clone())
+        RequestContext::new(
+            session,
+            self.method.clone(),
+            self.path.clone(),
+            Arc::clone(&self.asked),
+        )
     }
 }
 
-/// A request counts as open while anything of it is left.
-struct Open(watch::Sender<usize>);
+/// A request counts as open while anything of it is left, and may be ended for what it asked.
+struct Open {
+    number: usize,
+    asked: Arc<Asked>,
+    count: watch::Sender<usize>,
+    requests: Arc<OpenRequests>,
+}
 
 impl Open {
-    fn new(session: &Session) -> Self {
-        session.opened.fetch_add(1, Ordering::Relaxed);
+    fn new(session: &Session, asked: Arc<Asked>) -> Self {
+        let number = session.opened.fetch_add(1, Ordering::Relaxed);
         session.open.send_modify(|open| *open += 1);
-        Self(session.open.clone())
+        session.requests.insert(number, Arc::clone(&asked));
+        Self {
+            number,
+            asked,
+            count: session.open.clone(),
+            requests: Arc::clone(&session.requests),
+        }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.send_modify(|open| *open -= 1);
+        self.requests.remove(self.number);
+        self.count.send_modify(|open| *open -= 1);
     }
 }
 
 impl RequestContext {
-    fn new(session: Arc<Session>, method: Method, path: Option<String>) -> Self {
+    fn new(session: Arc<Session>, method: Method, path: Option<String>, asked: Arc<Asked>) -> Self {
         Self {
             method,
             path,
             fault: OnceLock::new(),
-            open: Open::new(&session),
+            open: Open::new(&session, asked),
             session,
         }
     }
@@ -295,18 +323,14 @@ impl RequestContext {
     }
 
     /// Tells of a request that a rule denies, and the guest as is configured.
-    async fn denied(&self, denied: DeniedRequest) -> Result<Response<AnswerBody>, Unserved> {
-        let DeniedRequest { decision, path } = denied;
+    async fn denied(
+        &self,
+        asked: Asked,
+        decision: HttpDecision,
+    ) -> Result<Response<AnswerBody>, Unserved> {
         let session = &self.session;
         let (reason, action) = (one_line(&decision.to_string()), session.http_rules.denied());
-        (session.events)(Event::RequestDenied {
-            host: session.host().clone(),
-            port: session.port(),
-            method: one_line(self.method.as_str()),
-            path,
-            decision,
-            action,
-        });
+        (session.events)(asked.event(session.port(), decision, action));
         match (action, session.protocol) {
             (DeniedRequests::Forbid, protocol) => {
                 Ok(answer(protocol, StatusCode::FORBIDDEN, reason))
@@ -376,14 +400,20 @@ impl RequestContext {
         }
     }
 
-    fn switched_to_tunnel(&self) -> Switched {
+    fn switched(
+        &self,
+        is_tunnel: bool,
+        request: Option<RequestRewriter>,
+        scrubber: Option<ResponseScrubber>,
+    ) -> Switched {
         Switched {
-            is_tunnel: true,
-            request: None,
-            scrubber: None,
+            is_tunnel,
+            request,
+            scrubber,
             connection: self.session.connection.clone(),
             method: self.method.clone(),
             path: self.path.clone(),
+            asked: Arc::clone(&self.open.asked),
         }
     }
 
@@ -416,14 +446,7 @@ impl RequestContext {
         });
         // Else of the server's connection, and the library may keep something of it there.
         head.extensions.clear();
-        *lock(&self.session.switch.done) = Some(Switched {
-            is_tunnel: false,
-            request,
-            scrubber,
-            connection: self.session.connection.clone(),
-            method: self.method.clone(),
-            path: self.path.clone(),
-        });
+        *lock(&self.session.switch.done) = Some(self.switched(false, request, scrubber));
         Response::from_parts(head, Either::Right(Full::default()))
     }
 

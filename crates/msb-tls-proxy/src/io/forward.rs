@@ -58,7 +58,11 @@ impl Inner {
             kept: Mutex::default(),
             driven: Mutex::default(),
         };
-        servers.serve(&mut guest).await;
+        tokio::select! {
+            biased;
+            () = servers.session.disallowed() => {}
+            () = servers.serve(&mut guest) => {}
+        }
         if stop.is_raised() || broken.load(std::sync::atomic::Ordering::Relaxed) {
             // While the stream is still there: what is gone cannot be reset.
             reset.reset();

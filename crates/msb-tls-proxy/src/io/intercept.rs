@@ -164,6 +164,7 @@ impl Inner {
             protocol: Protocol::Http1,
             switch: Arc::default(),
             opened: Arc::default(),
+            requests: Arc::default(),
             open: watch::Sender::new(0),
             plaintext: None,
             drain: self.drain.subscribe(),
@@ -298,13 +299,23 @@ where
         } = self;
         let (host, destination) = (session.host().clone(), session.destination);
         let (stop, broken) = (Arc::clone(&session.stop), Arc::clone(&session.broken));
-        match protocol {
-            Some(Protocol::Http1) => Box::pin(bridge(&mut guest, upstream, session)).await,
-            Some(Protocol::Http2) => Box::pin(http2::bridge(&mut guest, upstream, session)).await,
-            None => {
-                let _counted = proxy.count_unending();
-                Box::pin(raw::serve(&mut guest, upstream, session)).await;
+        let watched = Arc::clone(&session);
+        let served = async {
+            match protocol {
+                Some(Protocol::Http1) => Box::pin(bridge(&mut guest, upstream, session)).await,
+                Some(Protocol::Http2) => {
+                    Box::pin(http2::bridge(&mut guest, upstream, session)).await;
+                }
+                None => {
+                    let _counted = proxy.count_unending();
+                    Box::pin(raw::serve(&mut guest, upstream, session)).await;
+                }
             }
+        };
+        tokio::select! {
+            biased;
+            () = watched.disallowed() => {}
+            () = served => {}
         }
         if guest.spoke() {
             lock(&proxy.hangups).spoke(&host);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use msb_name::Host;
+use msb_name::{Host, HostName};
 use msb_policy::{Destination, HttpPolicy, InterceptedConnection, PinTable, UpstreamTrust};
 use msb_secrets::{SecretSet, StreamWatcher, Violation};
 use tokio::io::{
@@ -31,6 +31,8 @@ enum Fault {
     /// One side is gone; what it was matters to nobody.
     Io,
     Violation(Violation),
+    /// Rules have come that name this host.
+    Governed(Host),
 }
 
 impl From<io::Error> for Fault {
@@ -56,7 +58,7 @@ where
     let secrets = (config.secrets)();
     let rules = config.http_rules.current();
     if !secrets.reads_plaintext() && rules.is_empty() {
-        return relay(connection, secrets, config).await;
+        return relay(connection, None, secrets, config).await;
     }
     let first = tokio::select! {
         first = first_words(&mut connection, config.limits.continue_wait) => first,
@@ -81,35 +83,39 @@ where
         }
         (Opening::Other | Opening::Unknown, _) => {}
     }
+    let mut claimed = None;
     if !rules.is_empty() {
         let is_tls = first_byte == Some(HANDSHAKE_RECORD);
-        let Some(unread) = may_be_relayed(&mut connection, is_tls, &rules, &config).await else {
-            return connection.reset.reset();
-        };
-        connection.guest.unread(&unread);
+        match may_be_relayed(&mut connection, is_tls, &rules, &config).await {
+            Some(name) => claimed = name,
+            None => return connection.reset.reset(),
+        }
     }
-    relay(connection, secrets, config).await
+    relay(connection, claimed, secrets, config).await
 }
 
 /// Whether what is not HTTP may go on where there are rules about requests: if none of them names a host that may be at the
-/// other end. With the answer comes what was read to find out; a refusal is told.
+/// other end. With the answer comes the name that TLS claims; a refusal is told.
 async fn may_be_relayed<G, U>(
-    connection: &mut Connection<G, U>,
+    connection: &mut Connection<Prefixed<G>, U>,
     is_tls: bool,
     rules: &HttpPolicy,
     config: &PlainConfig,
-) -> Option<Vec<u8>>
+) -> Option<Option<HostName>>
 where
     G: AsyncRead + Unpin,
 {
     let destination = connection.destination;
-    let (mut unread, mut claimed) = (Vec::new(), None);
+    let mut claimed = None;
     if is_tls {
         let limits = &config.limits;
         let read = read_hello(&mut connection.guest, limits.hello_len);
         let read = tokio::time::timeout(limits.hello_timeout, read).await;
         match read.unwrap_or(Err((HelloFailure::TimedOut, None))) {
-            Ok(hello) => (unread, claimed) = (hello.raw, hello.server_name),
+            Ok(hello) => {
+                connection.guest.unread(&hello.raw);
+                claimed = hello.server_name;
+            }
             Err((failure, _)) => {
                 (config.events)(Event::HelloFailed {
                     destination,
@@ -121,7 +127,7 @@ where
     }
     let names = lock(&connection.pins).names(destination.ip(), Instant::now());
     let Some(host) = rules.governed(claimed.as_ref(), &names, destination.ip()) else {
-        return Some(unread);
+        return Some(claimed);
     };
     let port = destination.port();
     (config.events)(Event::RelayRefused {
@@ -214,19 +220,29 @@ where
         protocol: Protocol::Http1,
         switch: Arc::default(),
         opened: Arc::default(),
+        requests: Arc::default(),
         open: watch::Sender::new(0),
         drain: config.drain.receiver(),
         fault: Arc::default(),
     };
-    bridge(&mut guest, upstream, Arc::new(session)).await;
+    let session = Arc::new(session);
+    tokio::select! {
+        biased;
+        () = session.disallowed() => {}
+        () = bridge(&mut guest, upstream, Arc::clone(&session)) => {}
+    }
     if stop.is_raised() || broken.load(Ordering::Relaxed) {
         // While the stream is still there: what is gone cannot be reset.
         reset.reset();
     }
 }
 
-async fn relay<G, U>(connection: Connection<G, U>, secrets: SecretSet, config: PlainConfig)
-where
+async fn relay<G, U>(
+    connection: Connection<G, U>,
+    claimed: Option<HostName>,
+    secrets: SecretSet,
+    config: PlainConfig,
+) where
     G: AsyncRead + AsyncWrite + Send + Unpin,
     U: AsyncRead + AsyncWrite + Send + Unpin,
 {
@@ -240,25 +256,52 @@ where
     let (mut guest_read, mut guest_write) = tokio::io::split(guest);
     let (mut upstream_read, mut upstream_write) = tokio::io::split(upstream);
     // The halves outlive the relay, for a stream that is gone cannot be reset.
-    let ended = tokio::try_join!(
-        scan(
-            &mut guest_read,
-            &mut upstream_write,
-            secrets.plain().watching(),
-            config.limits.continue_wait
-        ),
-        pass(&mut upstream_read, &mut guest_write),
-    );
-    let Err(fault) = ended else { return };
-    if let Fault::Violation(violation) = fault {
-        (config.events)(Event::Violation {
+    let relayed = async {
+        let ways = tokio::try_join!(
+            scan(
+                &mut guest_read,
+                &mut upstream_write,
+                secrets.plain().watching(),
+                config.limits.continue_wait
+            ),
+            pass(&mut upstream_read, &mut guest_write),
+        );
+        ways.map(drop)
+    };
+    let governed = async {
+        let mut host = None;
+        let names = |rules: &HttpPolicy| {
+            let address = destination.ip();
+            let resolved = || lock(&pins).names(address, Instant::now());
+            host = (!rules.is_empty())
+                .then(|| rules.governed(claimed.as_ref(), &resolved(), address))
+                .flatten();
+            host.is_some()
+        };
+        config.http_rules.until(names).await;
+        host.map_or(Ok(()), |host| Err(Fault::Governed(host)))
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = governed => ended,
+        ended = relayed => ended,
+    };
+    match ended {
+        Ok(()) => return,
+        Err(Fault::Io) => {}
+        Err(Fault::Violation(violation)) => (config.events)(Event::Violation {
             host: known_host(&pins, destination.ip()),
             port: destination.port(),
             method: None,
             path: None,
             violation,
             action: config.on_violation,
-        });
+        }),
+        Err(Fault::Governed(host)) => (config.events)(Event::RelayRefused {
+            reason: format!("HTTP rules name {host} now, so it can be reached by HTTP only"),
+            host,
+            destination,
+        }),
     }
     reset.reset();
 }
@@ -292,7 +335,7 @@ fn known_host(pins: &Mutex<PinTable>, address: IpAddr) -> Host {
 }
 
 /// The one name that stands for the address, else the address.
-pub(crate) fn host_of(mut names: Vec<msb_name::HostName>, address: IpAddr) -> Host {
+pub(crate) fn host_of(mut names: Vec<HostName>, address: IpAddr) -> Host {
     match (names.pop(), names.is_empty()) {
         (Some(name), true) => Host::Name(name),
         _ => Host::Ip(address),

@@ -152,6 +152,21 @@ impl TlsProxy {
         self.0.http_rules()
     }
 
+    /// Puts other rules about requests in place. Requests whose head has not been read yet are judged by them, and every
+    /// connection that they do not allow is reset: those with a request under way that they deny, and those to hosts
+    /// that they name which are not read as HTTP.
+    ///
+    /// # Errors
+    ///
+    /// Rules for hosts that are bypassed; then the former stay.
+    pub fn replace_http_policy(&self, policy: HttpPolicy) -> Result<(), Error> {
+        if let Some(bypass) = policy.bypassed(&self.0.bypass) {
+            return Err(Error::GovernedBypass { bypass });
+        }
+        self.0.http_policy.send_replace(Arc::new(policy));
+        Ok(())
+    }
+
     /// How many connections are open that do not end by [`drain`](Self::drain), because nobody can tell when nothing is
     /// under way on them: those that are spliced, or may carry something other than HTTP.
     #[must_use]
@@ -250,7 +265,7 @@ impl Inner {
             }
             (self.events)(event);
             let _counted = self.count_unending();
-            return Box::pin(splice(connection, hello.raw)).await;
+            return Box::pin(self.splice(connection, &host, &evidence, hello.raw)).await;
         }
         let Connection {
             guest,
@@ -305,6 +320,40 @@ impl Inner {
             ),
         });
         false
+    }
+
+    /// Splices a connection for as long as it may.
+    pub(super) async fn splice<G, U>(
+        &self,
+        connection: Connection<G, U>,
+        host: &Host,
+        evidence: &Destination,
+        first: Vec<u8>,
+    ) where
+        G: AsyncRead + AsyncWrite + Unpin,
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (reset, destination) = (Arc::clone(&connection.reset), connection.destination);
+        let rules = self.http_rules();
+        let doubtful = matches!(evidence, Destination::Unpinned(_));
+        let stopped = async {
+            let stops = |rules: &HttpPolicy| rules.governs(host) || doubtful && !rules.is_empty();
+            rules.until(stops).await;
+            (self.events)(Event::RelayRefused {
+                host: host.clone(),
+                destination,
+                reason: format!(
+                    "HTTP rules name {host} now, or what may be at its address, and it is not read"
+                ),
+            });
+            // While the stream is still there: what is gone cannot be reset.
+            reset.reset();
+        };
+        tokio::select! {
+            biased;
+            () = stopped => {}
+            () = splice(connection, first) => {}
+        }
     }
 
     pub(super) fn http_rules(&self) -> HttpRules {

@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use msb_name::Host;
+use msb_policy::HttpPolicy;
 use msb_secrets::{BodyKind, BodyScrubber, StreamWatcher, Violation};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
@@ -13,6 +15,7 @@ use tokio::io::{
 use tokio::time::{Instant, timeout};
 
 use super::bridge::{Session, bridge};
+use super::exchange::Switched;
 use super::stream::Prefixed;
 use crate::session::beginning::{Beginning, Spoken};
 use crate::session::head;
@@ -49,7 +52,7 @@ where
         host: session.host().clone(),
         destination: session.destination,
     });
-    relay(guest, upstream, first, &session).await;
+    relay(guest, upstream, first, None, &session).await;
 }
 
 /// Listens to both sides until it is clear what is spoken; `None` if the connection ends before.
@@ -127,7 +130,7 @@ pub(crate) async fn request<G: AsyncRead + Unpin>(guest: &mut G, limits: &Limits
 
 /// Relays what is in a tunnel that the server has opened for the guest. Not HTTP: a server that answers any method with 200
 /// has opened none, and would take what follows for requests that nobody has checked.
-pub(crate) async fn tunnel<G, U>(guest: G, upstream: U, session: &Session)
+pub(crate) async fn tunnel<G, U>(guest: G, upstream: U, switched: &Switched, session: &Session)
 where
     G: AsyncRead + AsyncWrite + Send + Unpin,
     U: AsyncRead + AsyncWrite + Send + Unpin,
@@ -138,7 +141,7 @@ where
         from_guest: Bytes::new(),
         from_upstream: Bytes::new(),
     };
-    relay(guest, upstream, first, session).await;
+    relay(guest, upstream, first, switched.target(), session).await;
 }
 
 enum Ended {
@@ -148,6 +151,8 @@ enum Ended {
     Io,
     Violation(Violation),
     Http,
+    /// Rules have come that name this host.
+    Governed(Host),
 }
 
 impl From<io::Error> for Ended {
@@ -164,7 +169,7 @@ impl From<io::Error> for Ended {
 ///
 /// What the guest sends is searched for placeholders, and nothing is written into it; in what a host sends that may have
 /// a secret, values are covered at the same length.
-async fn relay<G, U>(guest: G, upstream: U, first: First, session: &Session)
+async fn relay<G, U>(guest: G, upstream: U, first: First, target: Option<Host>, session: &Session)
 where
     G: AsyncRead + AsyncWrite + Send + Unpin,
     U: AsyncRead + AsyncWrite + Send + Unpin,
@@ -186,16 +191,35 @@ where
         watcher,
         session,
     };
-    let ended = tokio::try_join!(
-        sending.carry(from_guest, &mut guest_read, &mut upstream_write),
-        carry_back(
-            from_upstream,
-            &mut upstream_read,
-            &mut guest_write,
-            scrubber,
-            session
-        ),
-    );
+    let hosts = [Some(session.host().clone()), target];
+    let governed = async {
+        let mut governed = None;
+        let names = |rules: &HttpPolicy| {
+            let mut hosts = hosts.iter().flatten();
+            governed = hosts.find(|host| rules.governs(host)).cloned();
+            governed.is_some()
+        };
+        session.http_rules.until(names).await;
+        governed.map_or(Ok(()), |host| Err(Ended::Governed(host)))
+    };
+    let carried = async {
+        tokio::try_join!(
+            sending.carry(from_guest, &mut guest_read, &mut upstream_write),
+            carry_back(
+                from_upstream,
+                &mut upstream_read,
+                &mut guest_write,
+                scrubber,
+                session
+            ),
+        )
+        .map(drop)
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = governed => ended,
+        ended = carried => ended,
+    };
     let Err(ended) = ended else { return };
     match ended {
         // Each side gets to see what the other did: an end that was not announced.
@@ -213,6 +237,11 @@ where
                 });
             }
         }
+        Ended::Governed(host) => (session.events)(Event::RelayRefused {
+            reason: format!("HTTP rules name {host} now, so it can be reached by HTTP only"),
+            host,
+            destination: session.destination,
+        }),
         Ended::Http => (session.events)(Event::RelayRefused {
             host: session.host().clone(),
             destination: session.destination,

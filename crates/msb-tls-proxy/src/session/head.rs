@@ -5,14 +5,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri, Version, request};
 use msb_name::Authority;
-use msb_policy::{HttpPolicy, InterceptedConnection, UpstreamTrust, check_identity};
+use msb_policy::{HttpDecision, HttpPolicy, InterceptedConnection, UpstreamTrust, check_identity};
 use msb_secrets::{
     BodyKind, LengthChange, Location, RequestRewriter, ResponseScrubber, Rewritten, SecretSet,
     Violation,
 };
 
 use crate::event::one_line;
-use crate::rules::DeniedRequest;
+use crate::rules::{Asked, visible};
 
 /// Fields that concern one connection only (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -61,7 +61,7 @@ pub(crate) enum Refused {
         path: Option<String>,
     },
     /// A rule denies it.
-    Denied(DeniedRequest),
+    Denied(Asked, HttpDecision),
 }
 
 impl From<(StatusCode, String)> for Refused {
@@ -114,7 +114,7 @@ pub(crate) fn rewrite(
         UpstreamTrust::Verified(_) | UpstreamTrust::VerificationOff => Scheme::HTTPS,
     };
     let authority = authority(head, &scheme)?;
-    let path = told(head.uri.path());
+    let path = visible(head.uri.path());
     let expects_continue = expects_continue(head)?;
     let upgrade = upgrade(head);
     remove_hops(head)?;
@@ -136,17 +136,9 @@ pub(crate) fn rewrite(
         };
         return Err(Refused::answer(StatusCode::NOT_IMPLEMENTED, reason));
     }
-    if !rules.is_empty() {
-        // A WebSocket is asked for by GET in HTTP/1.1, and by CONNECT in HTTP/2 (RFC 8441 section 4).
-        let method = if on_stream {
-            "GET"
-        } else {
-            head.method.as_str()
-        };
-        let decision = rules.decide(method, authority.host(), head.uri.path());
-        if !decision.is_allowed() {
-            return Err(Refused::Denied(DeniedRequest { decision, path }));
-        }
+    let asked = Asked::new(head, authority.host());
+    if let Some(decision) = asked.denied(rules) {
+        return Err(Refused::Denied(asked, decision));
     }
     if upgrade == Upgrade::Other || upgrade == Upgrade::WebSocket && !may_switch(head) {
         return Err(Refused::answer(
@@ -249,20 +241,6 @@ pub(crate) fn authority(
         return Err(bad("the target and the Host name different authorities"));
     }
     Ok(target)
-}
-
-/// A path as events tell it: what is not visible ASCII is percent-encoded, since it may steer a terminal or turn text
-/// around (attack 27).
-fn told(path: &str) -> String {
-    let mut told = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        if byte.is_ascii_graphic() {
-            told.push(char::from(byte));
-        } else {
-            told.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    told
 }
 
 /// `/path?query`, or `*`.

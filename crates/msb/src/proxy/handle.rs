@@ -1,6 +1,6 @@
 //! A running proxy.
 
-use std::fmt;
+use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use super::serve::{Server, drive};
 use super::{ProxyBuilder, ProxyEvent};
 use crate::event::Events;
 use crate::network::NetworkBuilder;
-use crate::{Error, Event, start};
+use crate::{Error, Event, plan, start};
 
 /// In the authority's name, and in the log.
 const NAME: &str = "proxy";
@@ -168,6 +168,18 @@ impl Proxy {
         self.events
             .emit(&Event::Proxy(ProxyEvent::SecretsReplaced { count }));
         Ok(warnings)
+    }
+
+    /// Puts other rules about requests in the place of all there are, each in the text form of
+    /// [`NetworkBuilder::http_rule`]. Connections that they do not allow are reset, open requests included. Returns warnings.
+    ///
+    /// # Errors
+    /// One that does not parse, or is about a host that is bypassed. Nothing has changed then.
+    pub fn replace_http_rules(
+        &self,
+        rules: impl IntoIterator<Item = impl Display>,
+    ) -> Result<Vec<String>, Error> {
+        plan::replace_http_rules(&self.tls, rules)
     }
 
     /// Waits until the proxy ends by itself, and returns why: a violation, where

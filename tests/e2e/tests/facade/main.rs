@@ -1,6 +1,7 @@
 //! The crate `msb` on real guests. A boot takes seconds, so one guest serves every claim of its test.
 
 mod exec;
+mod http_rules;
 mod interception;
 mod network;
 mod secrets;

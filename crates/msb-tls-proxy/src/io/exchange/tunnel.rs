@@ -33,7 +33,7 @@ impl RequestContext {
             Err(Refused::Answer { status, reason }) => {
                 return Ok(session.refuse(status, reason));
             }
-            Err(Refused::Denied(denied)) => return self.denied(denied).await,
+            Err(Refused::Denied(asked, decision)) => return self.denied(asked, decision).await,
             Err(Refused::Violation { violation, .. }) => {
                 self.violation(violation);
                 return std::future::pending().await;
@@ -81,7 +81,7 @@ impl RequestContext {
             path: context.path.clone().unwrap_or_default(),
             status: head.status.as_u16(),
         });
-        *lock(&session.switch.done) = Some(context.switched_to_tunnel());
+        *lock(&session.switch.done) = Some(context.switched(true, None, None));
         Ok(Response::from_parts(head, Either::Right(Full::default())))
     }
 }
