@@ -1,7 +1,7 @@
 //! User-mode TCP/IP for a guest: Ethernet frames in, flows out.
 //!
 //! The guest's only [`Link`] carries Ethernet frames to this crate, which plays the gateway: it answers ARP,
-//! neighbour discovery, pings to itself and every DNS query, turns each TCP connection into a [`Flow`], and relays
+//! neighbour discovery, DHCP, router solicitations, pings to itself and every DNS query, turns each TCP connection into a [`Flow`], and relays
 //! datagrams and pings through sockets of the host. A connection
 //! request is held until the policy has allowed it and the host's own connect has succeeded, so for the guest refused
 //! is refused, unreachable is unreachable, and nothing is accepted that cannot be reached.
@@ -26,7 +26,7 @@
 //! ```
 //!
 //! # How it is built
-//! `frame`, `packet`, `reply`, `pool`, `tcp`, `table`, `timers`, `dns` and `engine` work on buffers and a time that is passed
+//! `frame`, `packet`, `fragments`, `reply`, `pool`, `tcp`, `table`, `timers`, `dns` and `engine` work on buffers and a time that is passed
 //! in; `io` holds the sockets and tasks. One task per network owns all flows; a [`FlowStream`] works directly on its
 //! flow's TCP buffers, so data is copied once on its way from a frame to the reader.
 //!
@@ -36,16 +36,24 @@
 //! ICMP "communication administratively prohibited", so that nobody looks for the fault at the server; a closed port
 //! of the server is told as such, and an unreachable host as far as a socket is told so. Echo requests need a host
 //! that lets its users send them (`net.ipv4.ping_group_range`). Packets with fewer than 32 hops left are prohibited by the
-//! gateway, so traceroute ends there: nothing is told of the host's network. Other ICMP is dropped, as are IP fragments. There is no DHCP and no router advertisement: the guest is told its
-//! addresses ([`Addresses`]) another way. TCP segments and IP checksums are always verified; there are no offloads.
+//! gateway, so traceroute ends there: nothing is told of the host's network. Other ICMP is dropped.
+//!
+//! IP packets in fragments are put together, 32 at once, within 30 s each, from 128 fragments at most; one whose fragments
+//! overlap is given up whole. Options in IPv6 extension headers are not looked at. A guest that asks by DHCP is told the
+//! one address of [`Addresses`]; one that asks for routers may also make up an address in the prefix, for every source
+//! is answered. [`Network::counters`] tells what was dropped and why.
+//!
+//! TCP segments and IP checksums are always verified; there are no offloads.
 
 #![forbid(unsafe_code)]
 
 mod action;
 mod config;
+mod counters;
 mod dns;
 mod engine;
 mod event;
+mod fragments;
 mod frame;
 mod io;
 mod packet;
@@ -59,6 +67,7 @@ mod timers;
 pub use config::{
     Addresses, Config, DEFAULT_MAX_FLOWS, DEFAULT_MAX_UDP_FLOWS, DEFAULT_MTU, HostEntry, MIN_MTU,
 };
+pub use counters::Counters;
 pub use event::{Event, EventSink};
 pub use io::{Flow, Link, Network, is_own_address, start};
 pub use stream::{FlowReset, FlowStream};

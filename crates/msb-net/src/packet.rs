@@ -5,10 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Packet, Ipv6Packet,
-    NdiscRepr, TcpPacket, UdpPacket,
+    ArpOperation, ArpPacket, ArpRepr, DHCP_SERVER_PORT, EthernetAddress, EthernetFrame,
+    EthernetProtocol, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Packet,
+    Ipv6ExtHeader, Ipv6FragmentHeader, Ipv6Packet, NdiscRepr, TcpPacket, UdpPacket,
 };
+
+use crate::counters::Dropped;
+use crate::fragments::{Fragment, Key};
+
+/// Extension headers looked behind in one packet; nobody sends more than a few.
+const MAX_EXTENSIONS: usize = 4;
 
 /// A frame from the guest, as far as the engine needs to know it.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,29 +27,20 @@ pub(crate) enum Inbound<'a> {
     },
     /// NDP: who has `target`? (RFC 4861; `source` is unspecified while the guest checks an address of its own)
     NeighborSolicit { source: Ipv6Addr, target: Ipv6Addr },
+    /// NDP: is there a router? (`source` is unspecified while the guest has no address)
+    RouterSolicit,
+    /// A DHCP message of a guest that has no address yet.
+    Dhcp(&'a [u8]),
     /// An ICMP or ICMPv6 echo request.
     Echo(Echo<'a>),
     /// A TCP segment.
     Tcp(Segment<'a>),
     /// A UDP datagram whose checksum holds.
     Udp(Datagram<'a>),
+    /// A piece of a packet, or a packet with extension headers, to be [parsed](parse) when it is whole without them.
+    Fragment(Fragment<'a>),
     /// Nothing to answer.
     Drop(Dropped),
-}
-
-/// Why a frame was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Dropped {
-    /// Not for the gateway's hardware address.
-    OtherStation,
-    /// Truncated, wrong checksum, or lengths that contradict each other.
-    Malformed,
-    /// An IP fragment; the guest's link is wide enough to do without.
-    Fragment,
-    /// A source or destination that no unicast packet has.
-    Address,
-    /// A protocol that is not carried.
-    Protocol,
 }
 
 /// An echo request and the addresses it travelled between.
@@ -116,14 +113,19 @@ pub(crate) fn classify(frame: &[u8], gateway: EthernetAddress) -> Inbound<'_> {
     parsed.unwrap_or_else(Inbound::Drop)
 }
 
-/// The TCP segment in an IP packet that [`classify`] has let through before.
-pub(crate) fn segment(packet: &[u8]) -> Option<Segment<'_>> {
-    let parsed = match packet.first()? >> 4 {
-        4 => parse_ipv4(packet),
+/// Parses an IP packet.
+pub(crate) fn parse(packet: &[u8]) -> Inbound<'_> {
+    let parsed = match packet.first().map(|first| first >> 4) {
+        Some(4) => parse_ipv4(packet),
         _ => parse_ipv6(packet),
     };
-    match parsed {
-        Ok(Inbound::Tcp(segment)) => Some(segment),
+    parsed.unwrap_or_else(Inbound::Drop)
+}
+
+/// The TCP segment in an IP packet that [`classify`] has let through before.
+pub(crate) fn segment(packet: &[u8]) -> Option<Segment<'_>> {
+    match parse(packet) {
+        Inbound::Tcp(segment) => Some(segment),
         _ => None,
     }
 }
@@ -151,10 +153,16 @@ fn parse_ipv4(payload: &[u8]) -> Result<Inbound<'_>, Dropped> {
     if ip.version() != 4 || !ip.verify_checksum() {
         return Err(Dropped::Malformed);
     }
-    if ip.more_frags() || ip.frag_offset() != 0 {
-        return Err(Dropped::Fragment);
-    }
     let (source, destination) = (ip.src_addr(), ip.dst_addr());
+    let packet = payload
+        .get(..usize::from(ip.total_len()))
+        .ok_or(Dropped::Malformed)?;
+    let (header, body) = packet
+        .split_at_checked(usize::from(ip.header_len()))
+        .ok_or(Dropped::Malformed)?;
+    if destination.is_broadcast() && ip.next_header() == IpProtocol::Udp {
+        return parse_dhcp(source.into(), destination.into(), body);
+    }
     if source.is_unspecified()
         || source.is_multicast()
         || source.is_broadcast()
@@ -162,12 +170,21 @@ fn parse_ipv4(payload: &[u8]) -> Result<Inbound<'_>, Dropped> {
     {
         return Err(Dropped::Address);
     }
-    let packet = payload
-        .get(..usize::from(ip.total_len()))
-        .ok_or(Dropped::Malformed)?;
-    let body = packet
-        .get(usize::from(ip.header_len())..)
-        .ok_or(Dropped::Malformed)?;
+    if ip.more_frags() || ip.frag_offset() != 0 {
+        return Ok(Inbound::Fragment(Fragment {
+            key: Key {
+                source: source.into(),
+                destination: destination.into(),
+                protocol: Some(ip.next_header()),
+                ident: ip.ident().into(),
+            },
+            header,
+            protocol: ip.next_header(),
+            offset: usize::from(ip.frag_offset()),
+            is_last: !ip.more_frags(),
+            data: body,
+        }));
+    }
     match ip.next_header() {
         IpProtocol::Tcp => parse_tcp(source.into(), destination.into(), body, packet),
         IpProtocol::Udp => parse_udp(
@@ -210,6 +227,9 @@ fn parse_ipv6(payload: &[u8]) -> Result<Inbound<'_>, Dropped> {
     if ip.next_header() == IpProtocol::Icmpv6 {
         return parse_icmpv6(source, destination, body, packet, ip.hop_limit());
     }
+    if is_extension(ip.next_header()) {
+        return parse_extensions(&ip, packet);
+    }
     if source.is_unspecified() || destination.is_unspecified() || destination.is_multicast() {
         return Err(Dropped::Address);
     }
@@ -222,9 +242,75 @@ fn parse_ipv6(payload: &[u8]) -> Result<Inbound<'_>, Dropped> {
             body,
             packet,
         ),
-        IpProtocol::Ipv6Frag => Err(Dropped::Fragment),
         _ => Err(Dropped::Protocol),
     }
+}
+
+fn is_extension(protocol: IpProtocol) -> bool {
+    let skipped = [IpProtocol::HopByHop, IpProtocol::Ipv6Opts];
+    skipped.contains(&protocol) || protocol == IpProtocol::Ipv6Frag
+}
+
+/// Looks behind extension headers (RFC 8200, 4). What options say is for routers and receivers, of which the gateway is
+/// neither; routing headers and the rest are not carried.
+fn parse_extensions<'a>(
+    ip: &Ipv6Packet<&'a [u8]>,
+    packet: &'a [u8],
+) -> Result<Inbound<'a>, Dropped> {
+    let (header, mut rest) = packet
+        .split_at_checked(ip.header_len())
+        .ok_or(Dropped::Malformed)?;
+    let mut fragment = Fragment {
+        key: Key {
+            source: ip.src_addr().into(),
+            destination: ip.dst_addr().into(),
+            protocol: None,
+            ident: 0,
+        },
+        header,
+        protocol: ip.next_header(),
+        offset: 0,
+        is_last: true,
+        data: rest,
+    };
+    for _ in 0..MAX_EXTENSIONS {
+        let is_fragment = fragment.protocol == IpProtocol::Ipv6Frag;
+        if !is_extension(fragment.protocol) {
+            return Ok(Inbound::Fragment(fragment));
+        }
+        let extension = Ipv6ExtHeader::new_checked(rest).map_err(malformed)?;
+        let len = match is_fragment {
+            // Its length field is reserved.
+            true => 8,
+            false => 8 * (1 + usize::from(extension.header_len())),
+        };
+        fragment.protocol = extension.next_header();
+        let (header, behind) = rest.split_at_checked(len).ok_or(Dropped::Malformed)?;
+        fragment.data = behind;
+        rest = behind;
+        if is_fragment {
+            let fields = Ipv6FragmentHeader::new_checked(&header[2..]).map_err(malformed)?;
+            fragment.key.ident = fields.ident();
+            fragment.offset = 8 * usize::from(fields.frag_offset());
+            fragment.is_last = !fields.more_frags();
+            // What else there is before the payload is in the first fragment only, so it is looked at in the whole.
+            return Ok(Inbound::Fragment(fragment));
+        }
+    }
+    Err(Dropped::Protocol)
+}
+
+/// A broadcast: only the search for a DHCP server is for the gateway.
+fn parse_dhcp(source: IpAddr, destination: IpAddr, body: &[u8]) -> Result<Inbound<'_>, Dropped> {
+    let udp = UdpPacket::new_checked(body).map_err(malformed)?;
+    if udp.dst_port() != DHCP_SERVER_PORT {
+        return Err(Dropped::Address);
+    }
+    if !udp.verify_checksum(&source.into(), &destination.into()) {
+        return Err(Dropped::Malformed);
+    }
+    let message = body.get(8..usize::from(udp.len()));
+    message.map(Inbound::Dhcp).ok_or(Dropped::Malformed)
 }
 
 fn parse_icmpv6<'a>(
@@ -255,6 +341,9 @@ fn parse_icmpv6<'a>(
                 hop_limit,
                 packet,
             }))
+        }
+        Icmpv6Repr::Ndisc(NdiscRepr::RouterSolicit { .. }) if hop_limit == 255 => {
+            Ok(Inbound::RouterSolicit)
         }
         // RFC 4861, 7.1.1: a hop limit of 255 shows that no router forwarded it.
         Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, .. }) if hop_limit == 255 => {

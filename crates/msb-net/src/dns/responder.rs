@@ -12,6 +12,7 @@ use msb_policy::{NameDenial, NetworkPolicy};
 
 use super::svcb;
 use crate::config::{Addresses, HostEntry};
+use crate::counters::{DropCounters, Dropped};
 use crate::event::Event;
 
 /// How long the guest may keep an answer from the configured hosts.
@@ -80,6 +81,7 @@ pub(crate) struct Responder {
     hosts: Arc<HashMap<HostName, Vec<HostEntry>>>,
     addresses: Addresses,
     policy: Arc<NetworkPolicy>,
+    counters: Arc<DropCounters>,
 }
 
 impl Responder {
@@ -87,6 +89,7 @@ impl Responder {
         hosts: impl IntoIterator<Item = (HostName, HostEntry)>,
         addresses: Addresses,
         policy: Arc<NetworkPolicy>,
+        counters: Arc<DropCounters>,
     ) -> Self {
         let mut table: HashMap<HostName, Vec<HostEntry>> = HashMap::new();
         for (name, entry) in hosts {
@@ -96,11 +99,20 @@ impl Responder {
             hosts: Arc::new(table),
             addresses,
             policy,
+            counters,
         }
     }
 
     /// Decides about one message from the guest.
     pub(crate) fn plan(&self, bytes: &[u8], transport: Transport) -> Plan {
+        let plan = self.read(bytes, transport);
+        if matches!(plan, Plan::Ignore) {
+            self.counters.count(Dropped::Query);
+        }
+        plan
+    }
+
+    fn read(&self, bytes: &[u8], transport: Transport) -> Plan {
         let Ok(message) = Message::from_vec(bytes) else {
             return malformed(bytes);
         };
@@ -371,7 +383,7 @@ mod tests {
 
     fn responder(policy: &str) -> Responder {
         let policy = Arc::new(NetworkPolicy::parse(policy).unwrap());
-        Responder::new([], Addresses::default(), policy)
+        Responder::new([], Addresses::default(), policy, Arc::default())
     }
 
     fn query(name: Name) -> Vec<u8> {

@@ -12,8 +12,10 @@ use super::relay::Relays;
 use super::tcp::{Entry, State};
 use crate::action::Action;
 use crate::config::{Config, MIN_MTU};
+use crate::counters::{DropCounters, Dropped};
 use crate::dns::Responder;
 use crate::event::Event;
+use crate::fragments::Reassembler;
 use crate::frame::FrameWriter;
 use crate::packet::{self, Inbound};
 use crate::reply::{self, Link, Quote, Unreachable};
@@ -28,6 +30,10 @@ pub(crate) struct Engine {
     pub(super) clock: Clock,
     pub(super) link: Link,
     pub(super) out: FrameWriter,
+    pub(super) counters: Arc<DropCounters>,
+    fragments: Reassembler,
+    /// When the guest is told again that there is a router; it has asked before.
+    pub(super) advertise_at: Option<Instant>,
     pub(super) flows: FlowTable<Entry>,
     pub(super) timers: Timers,
     pub(super) relays: Relays,
@@ -46,10 +52,12 @@ impl Engine {
     pub(crate) fn new(mut config: Config, clock: Clock) -> Self {
         config.mtu = config.mtu.max(MIN_MTU);
         let addresses = config.addresses;
+        let counters = Arc::<DropCounters>::default();
         let responder = Responder::new(
             std::mem::take(&mut config.hosts),
             addresses,
             Arc::clone(&config.policy),
+            Arc::clone(&counters),
         );
         Self {
             link: Link {
@@ -61,6 +69,9 @@ impl Engine {
             responder,
             clock,
             out: FrameWriter::new(),
+            counters,
+            fragments: Reassembler::default(),
+            advertise_at: None,
             flows: FlowTable::new(),
             timers: Timers::default(),
             relays: Relays::new(),
@@ -76,6 +87,11 @@ impl Engine {
 
     pub(crate) fn responder(&self) -> &Responder {
         &self.responder
+    }
+
+    /// What was dropped.
+    pub(crate) fn counters(&self) -> Arc<DropCounters> {
+        Arc::clone(&self.counters)
     }
 
     /// Tells when streams want [`poll`](Self::poll) to be called.
@@ -97,8 +113,19 @@ impl Engine {
         if let Some(sender) = packet::sender(frame) {
             self.link.remote = sender;
         }
-        let addresses = self.config.addresses;
         match packet::classify(frame, self.link.local) {
+            Inbound::Fragment(fragment) => match self.fragments.insert(now, &fragment) {
+                Ok(None) => {}
+                Ok(Some(packet)) => self.handle(now, packet::parse(&packet)),
+                Err(reason) => self.counters.count(reason),
+            },
+            inbound => self.handle(now, inbound),
+        }
+    }
+
+    fn handle(&mut self, now: Instant, inbound: Inbound<'_>) {
+        let addresses = self.config.addresses;
+        match inbound {
             Inbound::Tcp(segment) => self.handle_segment(now, &segment),
             Inbound::Udp(datagram) => self.handle_datagram(now, &datagram),
             Inbound::Echo(echo) => self.handle_echo(now, &echo),
@@ -116,7 +143,11 @@ impl Engine {
                     reply::neighbor_advert(&mut self.out, self.link, source, target);
                 }
             }
-            Inbound::Drop(reason) => tracing::trace!(?reason, len = frame.len(), "frame dropped"),
+            Inbound::RouterSolicit => self.advertise(now),
+            Inbound::Dhcp(message) => self.handle_dhcp(message),
+            // Once put together a packet is in no more pieces, or somebody plays.
+            Inbound::Fragment(_) => self.counters.count(Dropped::Protocol),
+            Inbound::Drop(reason) => self.counters.count(reason),
         }
     }
 
@@ -140,6 +171,9 @@ impl Engine {
             }
         }
         self.expire_relays(now);
+        if self.advertise_at.is_some_and(|at| at <= now) {
+            self.advertise(now);
+        }
         while !self.out.is_full()
             && let Some(id) = self.work.pop_front()
         {
@@ -152,7 +186,11 @@ impl Engine {
         if !self.work.is_empty() && !self.out.is_full() {
             return Some(now);
         }
-        let deadlines = [self.timers.next(), self.relays.timers.next()];
+        let deadlines = [
+            self.timers.next(),
+            self.relays.timers.next(),
+            self.advertise_at,
+        ];
         deadlines.into_iter().flatten().min()
     }
 

@@ -5,6 +5,7 @@
 //! [`out`](Engine::out) and carry out [`poll_action`](Engine::poll_action); call `poll` again at
 //! [`poll_timeout`](Engine::poll_timeout), when the [`ReadyQueue`] changes, or after writing.
 
+mod configure;
 mod core;
 mod dns;
 mod icmp;

@@ -1,6 +1,7 @@
 //! Datagrams of the guest: queries are answered here, some services are always refused, the rest is relayed.
 
 use smoltcp::time::Instant;
+use smoltcp::wire::DHCP_SERVER_PORT;
 
 use super::Engine;
 use super::dns::DNS_PORT;
@@ -34,6 +35,9 @@ impl Engine {
         let port = ends.destination.port();
         if port == DNS_PORT {
             return self.handle_query(ends, datagram.payload);
+        }
+        if port == DHCP_SERVER_PORT && self.config.addresses.is_gateway(ends.destination.ip()) {
+            return self.handle_dhcp(datagram.payload);
         }
         if let Some(reason) = self.refused(port) {
             self.refuse(ends.destination.ip(), datagram.packet, Unreachable::Port);

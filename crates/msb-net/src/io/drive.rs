@@ -21,6 +21,7 @@ use super::relay::Relays;
 use super::resolve::Upstreams;
 use crate::action::{Action, Announced, Asker};
 use crate::config::Config;
+use crate::counters::{Counters, DropCounters};
 use crate::dns::Answer;
 use crate::engine::Engine;
 use crate::event::{Event, EventSink};
@@ -70,9 +71,16 @@ impl Flow {
 #[derive(Debug)]
 pub struct Network {
     task: JoinHandle<()>,
+    counters: Arc<DropCounters>,
 }
 
 impl Network {
+    /// What of the guest's was dropped so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters.read()
+    }
+
     /// Waits until the link has closed. Cancel-safe; resolves at once when called again.
     pub async fn closed(&mut self) {
         if !self.task.is_finished() {
@@ -101,6 +109,7 @@ pub fn start(link: impl Into<Link>, config: Config) -> (Network, mpsc::Receiver<
     let (sender, receiver) = mpsc::channel(config.max_flows.max(1));
     let events = Arc::clone(&config.events);
     let driver = Driver::new(link, config, sender);
+    let counters = driver.engine.counters();
     let task = tokio::spawn(async move {
         let reason = match driver.drive_link().await {
             Ok(()) => "the guest's side closed the link".to_owned(),
@@ -108,7 +117,7 @@ pub fn start(link: impl Into<Link>, config: Config) -> (Network, mpsc::Receiver<
         };
         report_closed(&events, reason);
     });
-    (Network { task }, receiver)
+    (Network { task, counters }, receiver)
 }
 
 fn report_closed(events: &EventSink, reason: String) {

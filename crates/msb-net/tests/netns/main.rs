@@ -6,6 +6,7 @@
     reason = "the setting that allows it in tests does not reach helper functions"
 )]
 
+mod kernel;
 mod rig;
 mod tap;
 mod tools;

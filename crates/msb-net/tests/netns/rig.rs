@@ -28,6 +28,23 @@ impl Rig {
 
     /// The same, with further settings.
     pub(crate) fn with(policy: &str, configure: impl FnOnce(&mut Config)) -> Option<Self> {
+        Self::connect(policy, configure, settings)
+    }
+
+    /// The same, with a guest that has to find out everything by itself.
+    pub(crate) fn bare(policy: &str, configure: impl FnOnce(&mut Config)) -> Option<Self> {
+        Self::connect(policy, configure, |config| NetnsSettings {
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+            ..settings(config)
+        })
+    }
+
+    fn connect(
+        policy: &str,
+        configure: impl FnOnce(&mut Config),
+        settings: impl FnOnce(&Config) -> NetnsSettings,
+    ) -> Option<Self> {
         let events = Arc::new(Mutex::new(Vec::new()));
         let mut config = Config::new(Arc::new(NetworkPolicy::parse(policy).unwrap()));
         // Nothing of the host's resolvers may be needed by a test.

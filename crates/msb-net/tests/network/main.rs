@@ -6,6 +6,7 @@
     reason = "the setting that allows it in tests does not reach helper functions"
 )]
 
+mod configure;
 mod dns;
 mod guest;
 mod link;

@@ -1,12 +1,12 @@
-//! UDP sockets of the guest.
+//! UDP sockets of the guest, and its DHCP client.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::task::Poll;
 
 use smoltcp::iface::SocketHandle;
-use smoltcp::socket::udp;
-use smoltcp::wire::IpEndpoint;
+use smoltcp::socket::{dhcpv4, udp};
+use smoltcp::wire::{IpEndpoint, Ipv4Cidr};
 
 use super::Guest;
 
@@ -72,5 +72,39 @@ impl GuestUdp {
 impl Drop for GuestUdp {
     fn drop(&mut self) {
         self.guest.machine().sockets.remove(self.handle);
+    }
+}
+
+/// What a DHCP server told.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) address: Ipv4Cidr,
+    pub(crate) router: Option<Ipv4Addr>,
+    pub(crate) dns_servers: Vec<Ipv4Addr>,
+}
+
+impl Guest {
+    /// Asks for an address and waits for it.
+    pub(crate) async fn lease(&self) -> Lease {
+        let handle = self.machine().sockets.add(dhcpv4::Socket::new());
+        self.shared.kick.notify_one();
+        let lease = super::soon(poll_fn(|context| {
+            let mut machine = self.machine();
+            let socket = machine.sockets.get_mut::<dhcpv4::Socket<'_>>(handle);
+            match socket.poll() {
+                Some(dhcpv4::Event::Configured(config)) => Poll::Ready(Lease {
+                    address: config.address,
+                    router: config.router,
+                    dns_servers: config.dns_servers.to_vec(),
+                }),
+                _ => {
+                    socket.register_waker(context.waker());
+                    Poll::Pending
+                }
+            }
+        }))
+        .await;
+        self.machine().sockets.remove(handle);
+        lease
     }
 }
