@@ -1,5 +1,7 @@
 //! What the engine asks of the I/O side, and what it is told in return.
 
+use std::net::IpAddr;
+
 use msb_name::HostName;
 use msb_policy::{Cause, Denial};
 
@@ -32,6 +34,12 @@ pub(crate) enum Action {
     Relay { id: FlowId, payload: Vec<u8> },
     /// The socket of flow `id` is not needed any more.
     CloseRelay(FlowId),
+    /// If `address` is one of the host's own, call `Engine::handle_own` with the denial.
+    CheckOwn {
+        flowing: Flowing,
+        address: IpAddr,
+        denial: Denial,
+    },
     /// The guest finished its handshake.
     Announce(Announced),
     /// The guest gave up: what was connected for `id` is not needed.
@@ -40,6 +48,13 @@ pub(crate) enum Action {
     ServeNames(FlowStream),
     /// Ask upstream, then call `Engine::handle_resolved`.
     Resolve { question: Question, asker: Asker },
+}
+
+/// A flow of either kind; each kind counts its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Flowing {
+    Connection(FlowId),
+    Relay(FlowId),
 }
 
 /// What a flow of datagrams carries.

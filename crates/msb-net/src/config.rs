@@ -45,8 +45,9 @@ pub struct Config {
     /// Ports that datagrams are refused to, with ICMP port unreachable: those on which TLS over TCP is intercepted, so that
     /// clients do not pass it by with QUIC (SPEC T8).
     pub refused_udp_ports: Vec<u16>,
-    /// Whether who takes the flows reads the server name out of each that [needs it](crate::Flow::needs_name), and asks
-    /// the policy again with it. Else the names that the guest was told for the address decide alone.
+    /// Whether who takes the flows reads the server name out of each and tells it to the flow's [judge](crate::Flow::judge),
+    /// before a byte is sent on if the flow [needs it](crate::Flow::needs_name). Else the names that the guest was told for the
+    /// address decide alone.
     pub reads_server_names: bool,
 }
 

@@ -57,6 +57,7 @@ mod fragments;
 mod frame;
 mod io;
 mod packet;
+mod policy;
 mod pool;
 mod reply;
 mod stream;
@@ -69,5 +70,5 @@ pub use config::{
 };
 pub use counters::Counters;
 pub use event::{Event, EventSink};
-pub use io::{Flow, Link, Network, is_own_address, start};
+pub use io::{Flow, Judge, Link, Network, is_own_address, start};
 pub use stream::{FlowReset, FlowStream};

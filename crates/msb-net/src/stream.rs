@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use msb_name::HostName;
 use smoltcp::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, watch};
@@ -58,9 +59,14 @@ impl ReadyQueue {
         self.notify.notified().await;
     }
 
+    /// Lets [`changed`](Self::changed) resolve.
+    pub(crate) fn wake(&self) {
+        self.notify.notify_one();
+    }
+
     fn add(&self, id: FlowId) {
         lock(&self.flows).push(id);
-        self.notify.notify_one();
+        self.wake();
     }
 }
 
@@ -75,6 +81,17 @@ pub(crate) struct SharedFlow {
     /// Whether the connection was reset, by either side.
     broken: watch::Sender<bool>,
     clock: Clock,
+    claim: Mutex<Claim>,
+}
+
+/// The server name that the guest claims in a flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// Nobody has read it yet.
+    #[default]
+    Pending,
+    /// This one, or none.
+    Known(Option<HostName>),
 }
 
 impl SharedFlow {
@@ -86,7 +103,16 @@ impl SharedFlow {
             ready,
             broken: watch::Sender::new(false),
             clock,
+            claim: Mutex::default(),
         })
+    }
+
+    pub(crate) fn claim(&self) -> Claim {
+        lock(&self.claim).clone()
+    }
+
+    pub(crate) fn set_claim(&self, name: Option<HostName>) {
+        *lock(&self.claim) = Claim::Known(name);
     }
 
     /// Tells whom it concerns that the connection was reset.
@@ -137,6 +163,10 @@ pub struct FlowReset {
 impl FlowStream {
     pub(crate) fn new(flow: Arc<SharedFlow>) -> Self {
         Self { flow }
+    }
+
+    pub(crate) fn shared(&self) -> Arc<SharedFlow> {
+        Arc::clone(&self.flow)
     }
 
     /// A handle that can reset the connection while this stream is in use elsewhere.

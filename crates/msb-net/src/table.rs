@@ -74,6 +74,11 @@ impl<F> FlowTable<F> {
         self.flows.remove(&id)
     }
 
+    /// The ids of all flows.
+    pub(crate) fn ids(&self) -> Vec<FlowId> {
+        self.flows.keys().copied().collect()
+    }
+
     pub(crate) fn values(&self) -> impl Iterator<Item = &F> {
         self.flows.values()
     }

@@ -17,7 +17,7 @@ const PIECE: usize = 4096;
 /// A TLS record of type handshake (RFC 8446 section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
-/// Whether a flow may go on that claims this name, or none. Called once.
+/// Whether a flow may go on that claims this name, or none. Called once, before anything of it is passed on.
 pub(crate) type Decide = Box<dyn FnOnce(Option<&HostName>) -> bool + Send>;
 
 /// See the module's description.
@@ -31,22 +31,20 @@ enum Gate {
     Open(Vec<u8>),
     Closed {
         hello: Box<Hello>,
+        /// Whether the name decides, so that what cannot be read must not pass.
+        needs_name: bool,
         decide: Option<Decide>,
     },
     Refused,
 }
 
 impl<S> Gated<S> {
-    /// A stream that is decided about already.
-    pub(crate) fn open(stream: S) -> Self {
-        let gate = Gate::Open(Vec::new());
-        Self { stream, gate }
-    }
-
-    /// A stream whose first bytes `decide`.
-    pub(crate) fn closed(stream: S, decide: Decide) -> Self {
+    /// A stream whose name, read from its first bytes, is handed to `decide`. Where it `needs_name`, first bytes that two
+    /// servers could read in two ways are refused; else they claim none.
+    pub(crate) fn new(stream: S, needs_name: bool, decide: Decide) -> Self {
         let gate = Gate::Closed {
             hello: Box::default(),
+            needs_name,
             decide: Some(decide),
         };
         Self { stream, gate }
@@ -102,10 +100,14 @@ impl<S: AsyncRead + Unpin> Gated<S> {
     /// Reads until the gate is open.
     fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let (hello, decide) = match &mut self.gate {
+            let (hello, needs_name, decide) = match &mut self.gate {
                 Gate::Open(_) => return Poll::Ready(Ok(())),
                 Gate::Refused => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                Gate::Closed { hello, decide } => (hello, decide),
+                Gate::Closed {
+                    hello,
+                    needs_name,
+                    decide,
+                } => (hello, *needs_name, decide),
             };
             let mut piece = [0; PIECE];
             let mut buffer = ReadBuf::new(&mut piece);
@@ -122,6 +124,7 @@ impl<S: AsyncRead + Unpin> Gated<S> {
                     continue;
                 }
                 (First::Claims(name), Some(decide)) => decide(name.as_ref()),
+                (First::Malformed, Some(decide)) if !needs_name => decide(None),
                 (First::Malformed, _) | (_, None) => false,
             };
             self.gate = if may_pass {
@@ -209,6 +212,14 @@ mod tests {
     /// What was asked, and what came through; `None`: a reset.
     #[track_caller]
     fn pass(pieces: &[&[u8]], allow: bool) -> (Vec<Option<String>>, Option<Vec<u8>>) {
+        pass_if(pieces, true, allow)
+    }
+
+    fn pass_if(
+        pieces: &[&[u8]],
+        needs_name: bool,
+        allow: bool,
+    ) -> (Vec<Option<String>>, Option<Vec<u8>>) {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let record = Arc::clone(&asked);
         let decide: Decide = Box::new(move |name| {
@@ -220,7 +231,7 @@ mod tests {
         let runtime = { runtime }.build().unwrap();
         let read = runtime.block_on(async {
             let (mut guest, stream) = tokio::io::duplex(1 << 20);
-            let mut gated = Gated::closed(stream, decide);
+            let mut gated = Gated::new(stream, needs_name, decide);
             let feed = async {
                 for piece in pieces {
                     guest.write_all(piece).await.unwrap();
@@ -273,10 +284,30 @@ mod tests {
         }
     }
 
+    /// There the name is only noted, for a policy that comes later.
+    #[test]
+    fn where_no_name_decides_everything_passes_and_names_are_told() {
+        let whole = hello("a.test");
+        let cut = &whole[..whole.len() - 1];
+        let mut broken = whole.clone();
+        broken[5] = 99;
+        let name = Some("a.test".to_owned());
+        for (bytes, claimed) in [
+            (&whole[..], name),
+            (cut, None),
+            (&broken, None),
+            (b"x", None),
+        ] {
+            let got = pass_if(&[bytes], false, true);
+            assert_eq!(got, (vec![claimed], Some(bytes.to_vec())));
+        }
+        assert_eq!(pass_if(&[b"x"], false, false), (vec![None], None));
+    }
+
     #[tokio::test]
     async fn a_server_that_speaks_first_is_not_held_up() {
         let (mut guest, stream) = tokio::io::duplex(64);
-        let mut gated = Gated::closed(stream, Box::new(|_| false));
+        let mut gated = Gated::new(stream, true, Box::new(|_| false));
         gated.write_all(b"220 hello\r\n").await.unwrap();
         let mut greeting = [0; 11];
         guest.read_exact(&mut greeting).await.unwrap();

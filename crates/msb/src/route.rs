@@ -1,13 +1,11 @@
 //! Where each of the guest's connections goes: to TLS interception, or straight on and scanned.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use msb_name::HostName;
-use msb_net::{Event, EventSink, Flow, FlowReset};
-use msb_policy::{Decision, NetworkPolicy, PinTable, Protocol};
+use msb_net::{Flow, FlowReset};
+use msb_policy::PinTable;
 use msb_tls_proxy::{Connection, PlainConfig, Reset, TlsProxy, relay_plain};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -26,8 +24,6 @@ pub(crate) struct Router {
     pub(crate) ports: Vec<u16>,
     pub(crate) plain: PlainConfig,
     pub(crate) pins: Arc<Mutex<PinTable>>,
-    pub(crate) policy: Arc<NetworkPolicy>,
-    pub(crate) events: EventSink,
 }
 
 impl Router {
@@ -50,23 +46,11 @@ impl Router {
         let intercepted = self.ports.contains(&flow.destination.port());
         let guest = flow.guest.reset_handle();
         let is_broken = flow.guest.reset_handle();
-        let asked = flow.needs_name.then_some(Asked {
-            destination: flow.destination,
-            to_host: flow.to_host,
-            names: flow.names,
-            configured: flow.configured,
-        });
-        let decide = asked.map(|asked| {
-            let reset = flow.guest.reset_handle();
-            let (policy, events) = (Arc::clone(&self.policy), Arc::clone(&self.events));
-            decide(policy, events, asked, move || reset.reset())
-        });
+        let judge = flow.judge();
+        let decide: Decide = Box::new(move |claimed| judge.decide(claimed));
         let connection = Connection {
             reset: Arc::new(GuestReset(flow.guest.reset_handle())),
-            guest: match decide {
-                Some(decide) => Gated::closed(flow.guest, decide),
-                None => Gated::open(flow.guest),
-            },
+            guest: Gated::new(flow.guest, flow.needs_name, decide),
             upstream: Socket::new(flow.upstream, move || is_broken.is_broken()),
             destination: flow.destination,
             pins: Arc::clone(&self.pins),
@@ -84,48 +68,6 @@ impl Router {
             }
         }
     }
-}
-
-/// What is known of a flow whose server name is still to come.
-struct Asked {
-    destination: SocketAddr,
-    to_host: bool,
-    names: Vec<HostName>,
-    configured: Vec<HostName>,
-}
-
-/// Asks the policy again once the server name is known, or known not to come. A refusal is told, and resets the guest.
-fn decide(
-    policy: Arc<NetworkPolicy>,
-    events: EventSink,
-    asked: Asked,
-    reset: impl FnOnce() + Send + 'static,
-) -> Decide {
-    Box::new(move |claimed| {
-        let Asked {
-            destination,
-            to_host,
-            names,
-            configured,
-        } = asked;
-        let flow = msb_policy::Flow::egress(Protocol::Tcp, destination)
-            .to_host(to_host)
-            .resolved(&names)
-            .configured(&configured)
-            .claimed(claimed);
-        let Decision::Deny(denial) = policy.decide(&flow) else {
-            return true;
-        };
-        events(Event::Denied {
-            protocol: Protocol::Tcp,
-            destination,
-            names: claimed.map_or(names, |name| vec![name.clone()]),
-            cause: denial.grounds().cause().clone(),
-            reason: denial.to_string(),
-        });
-        reset();
-        false
-    })
 }
 
 struct GuestReset(FlowReset);
@@ -155,45 +97,6 @@ mod tests {
 
     use super::*;
     use crate::socket::tests::{check_end, pair};
-
-    /// SPEC P4. The events say what was decided by.
-    #[test]
-    fn the_server_name_decides_where_rules_are_about_names() {
-        let rules = ["allow@api.test:tcp:443", "deny@*.evil.test", "allow@*.test"];
-        let rules = rules.map(|rule| rule.parse().unwrap());
-        let policy = NetworkPolicy::builder().rules(rules).build().unwrap();
-        let policy = Arc::new(policy);
-        for (claimed, port, expected) in [
-            (Some("api.test"), 443, None),
-            (None, 443, None),
-            (Some("cdn.test"), 443, None),
-            (Some("other.test"), 443, Some("default")),
-            (Some("other.example"), 443, Some("default")),
-            (Some("x.evil.test"), 443, Some("rule 2 (deny@*.evil.test)")),
-        ] {
-            let told = Arc::new(Mutex::new(Vec::new()));
-            let (events, resets) = (Arc::clone(&told), Arc::clone(&told));
-            let asked = Asked {
-                destination: ([93, 184, 215, 14], port).into(),
-                to_host: false,
-                names: vec!["api.test".parse().unwrap(), "cdn.test".parse().unwrap()],
-                configured: Vec::new(),
-            };
-            let sink: EventSink = Arc::new(move |event| match event {
-                Event::Denied { cause, .. } => events.lock().unwrap().push(cause.to_string()),
-                other => panic!("{other:?}"),
-            });
-            let reset = move || resets.lock().unwrap().push("reset".into());
-            let claimed: Option<HostName> = claimed.map(|name| name.parse().unwrap());
-            let passes = decide(Arc::clone(&policy), sink, asked, reset)(claimed.as_ref());
-            assert_eq!(passes, expected.is_none(), "{claimed:?}");
-            let expected: Vec<_> = expected
-                .into_iter()
-                .flat_map(|cause| [cause, "reset"])
-                .collect();
-            assert_eq!(*told.lock().unwrap(), expected, "{claimed:?}");
-        }
-    }
 
     /// A server that takes no data must not keep connections that the guest has given up.
     #[tokio::test(start_paused = true)]

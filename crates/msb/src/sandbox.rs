@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use msb_agent_proto::v1::PowerOffRequest;
 use msb_image::{Guest, RootDisk};
+use msb_policy::NetworkPolicy;
 use msb_tls_proxy::TlsProxy;
 use msb_vmm::{Accelerator, Vm};
 use tokio::sync::watch;
@@ -34,7 +35,7 @@ pub struct Sandbox {
     /// `None`: nothing is intercepted.
     pub(crate) tls: Option<Arc<TlsProxy>>,
     // Ends with the sandbox.
-    pub(crate) _tasks: Tasks,
+    pub(crate) tasks: Tasks,
 }
 
 /// What the sandbox booted, kept in place while it runs.
@@ -103,6 +104,20 @@ impl Sandbox {
                 "nothing could enforce HTTP rules: this sandbox has no TLS interception; switch it on when it is built".into(),
             )),
         }
+    }
+
+    /// Puts another network policy in the place of the one there is. New connections, datagrams and names are decided by it
+    /// at once; connections that it does not allow are reset, and datagrams answered with an ICMP error. Where a rule is
+    /// about names, the one that counts is the server name that the connection began with. Returns warnings.
+    ///
+    /// A policy that could not be built must not leave the old one in force: hand in [`NetworkPolicy::invalid`], which
+    /// refuses everything.
+    pub fn replace_policy(&self, policy: NetworkPolicy) -> Vec<String> {
+        let warnings = policy.warnings().collect();
+        if let Some(network) = &self.tasks.network {
+            network.replace_policy(Arc::new(policy));
+        }
+        warnings
     }
 
     /// What runs the guest's instructions.

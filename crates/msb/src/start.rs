@@ -88,7 +88,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         },
         ca_pem,
         tls: proxy,
-        _tasks: tasks,
+        tasks,
     })
 }
 
@@ -235,8 +235,6 @@ async fn connect(
                 .map_or_else(Limits::default, |interception| interception.limits),
         },
         pins,
-        policy: Arc::clone(&plan.policy),
-        events: events.network_sink(),
     };
     let routing = tokio::spawn(router.drive(flows));
     tasks.aborts.push(routing.abort_handle());

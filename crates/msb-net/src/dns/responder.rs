@@ -8,12 +8,13 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use msb_name::HostName;
-use msb_policy::{NameDenial, NetworkPolicy};
+use msb_policy::NameDenial;
 
 use super::svcb;
 use crate::config::{Addresses, HostEntry};
 use crate::counters::{DropCounters, Dropped};
 use crate::event::Event;
+use crate::policy::PolicyCell;
 
 /// How long the guest may keep an answer from the configured hosts.
 const HOST_TTL_SECONDS: u32 = 60;
@@ -80,7 +81,7 @@ pub(crate) struct Answer {
 pub(crate) struct Responder {
     hosts: Arc<HashMap<HostName, Vec<HostEntry>>>,
     addresses: Addresses,
-    policy: Arc<NetworkPolicy>,
+    policy: PolicyCell,
     counters: Arc<DropCounters>,
 }
 
@@ -88,7 +89,7 @@ impl Responder {
     pub(crate) fn new(
         hosts: impl IntoIterator<Item = (HostName, HostEntry)>,
         addresses: Addresses,
-        policy: Arc<NetworkPolicy>,
+        policy: PolicyCell,
         counters: Arc<DropCounters>,
     ) -> Self {
         let mut table: HashMap<HostName, Vec<HostEntry>> = HashMap::new();
@@ -164,8 +165,8 @@ impl Responder {
     /// Whether a name that is not ours may be asked for (SPEC D2).
     fn decide(&self, query: &Query) -> Result<(), NameDenial> {
         match host_name(query) {
-            Some(name) => self.policy.decide_name(&name),
-            None => self.policy.decide_other_name(),
+            Some(name) => self.policy.get().decide_name(&name),
+            None => self.policy.get().decide_other_name(),
         }
     }
 
@@ -183,6 +184,7 @@ impl Responder {
     /// The response to `question`, given what upstream said.
     pub(crate) fn answer(&self, question: &Question, upstream: Upstream) -> Answer {
         let name = host_name(&question.query);
+        let policy = self.policy.get();
         let (mut kept, mut pins, mut denied) = (Vec::new(), Vec::new(), None);
         for record in upstream.answers {
             let address = match &record.data {
@@ -194,7 +196,7 @@ impl Responder {
                 }
             };
             let is_host = self.addresses.is_gateway(address);
-            if let Err(denial) = self.policy.decide_answer(address, is_host, None) {
+            if let Err(denial) = policy.decide_answer(address, is_host, None) {
                 denied = Some(name_denied(question, denial));
                 continue;
             }
@@ -283,7 +285,7 @@ impl Responder {
     /// Whether the guest may reach the host at all (SPEC D8).
     fn decide_host(&self, alias: &HostName) -> Result<(), NameDenial> {
         let gateway = self.addresses.gateway_v4.into();
-        self.policy.decide_answer(gateway, true, Some(alias))
+        self.policy.get().decide_answer(gateway, true, Some(alias))
     }
 }
 
@@ -382,7 +384,8 @@ mod tests {
     use super::*;
 
     fn responder(policy: &str) -> Responder {
-        let policy = Arc::new(NetworkPolicy::parse(policy).unwrap());
+        let policy = Arc::new(msb_policy::NetworkPolicy::parse(policy).unwrap());
+        let policy = PolicyCell::new(policy);
         Responder::new([], Addresses::default(), policy, Arc::default())
     }
 

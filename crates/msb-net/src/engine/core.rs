@@ -18,6 +18,7 @@ use crate::event::Event;
 use crate::fragments::Reassembler;
 use crate::frame::FrameWriter;
 use crate::packet::{self, Inbound};
+use crate::policy::PolicyCell;
 use crate::reply::{self, Link, Quote, Unreachable};
 use crate::stream::{Clock, ReadyQueue};
 use crate::table::{FlowId, FlowTable};
@@ -26,6 +27,7 @@ use crate::timers::Timers;
 /// See the description of `engine`.
 pub(crate) struct Engine {
     pub(super) config: Config,
+    pub(super) policy: PolicyCell,
     pub(super) responder: Responder,
     pub(super) clock: Clock,
     pub(super) link: Link,
@@ -53,10 +55,11 @@ impl Engine {
         config.mtu = config.mtu.max(MIN_MTU);
         let addresses = config.addresses;
         let counters = Arc::<DropCounters>::default();
+        let policy = PolicyCell::new(Arc::clone(&config.policy));
         let responder = Responder::new(
             std::mem::take(&mut config.hosts),
             addresses,
-            Arc::clone(&config.policy),
+            policy.clone(),
             Arc::clone(&counters),
         );
         Self {
@@ -66,6 +69,7 @@ impl Engine {
                 mtu: config.mtu,
             },
             config,
+            policy,
             responder,
             clock,
             out: FrameWriter::new(),
@@ -87,6 +91,11 @@ impl Engine {
 
     pub(crate) fn responder(&self) -> &Responder {
         &self.responder
+    }
+
+    /// What decides, and may be replaced; [`ready`](Self::ready) is then to be woken.
+    pub(crate) fn policy(&self) -> PolicyCell {
+        self.policy.clone()
     }
 
     /// What was dropped.
@@ -153,6 +162,9 @@ impl Engine {
 
     /// Sends what flows have to send, until the output is full.
     pub(crate) fn poll(&mut self, now: Instant) {
+        if self.policy.take_new() {
+            self.review(now);
+        }
         self.ready.take(&mut self.ready_flows);
         let mut ready = std::mem::take(&mut self.ready_flows);
         for id in ready.drain(..) {

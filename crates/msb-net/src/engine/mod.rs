@@ -11,6 +11,7 @@ mod dns;
 mod icmp;
 mod recent;
 mod relay;
+mod replace;
 mod tcp;
 mod udp;
 

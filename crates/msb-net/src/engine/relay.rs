@@ -39,7 +39,7 @@ pub(super) struct Relay {
     pub(super) to_host: bool,
     pub(super) names: Names,
     /// The guest's last packet, to be quoted should an error come back.
-    quote: Quote,
+    pub(super) quote: Quote,
     timer: Timer,
 }
 
@@ -232,7 +232,7 @@ impl Engine {
         let to_host = self.config.addresses.is_gateway(ends.destination.ip());
         let mut names = self.names(now, ends.destination);
         let flow = egress(protocol, ends.destination, to_host, &names);
-        let policy = &self.config.policy;
+        let policy = self.policy.get();
         let if_own = match policy.decide(&flow.to_host(true)) {
             Decision::Permit(_) => Ok(()),
             Decision::Deny(denial) => Err(denial),
@@ -241,13 +241,7 @@ impl Engine {
             Decision::Deny(denial) => {
                 reply::unreachable(&mut self.out, self.link, from, &quote, prohibited);
                 if self.relays.reported.is_new(ends.destination, now) {
-                    self.emit(Event::Denied {
-                        protocol,
-                        destination: ends.destination,
-                        names: names.told,
-                        cause: denial.grounds().cause().clone(),
-                        reason: denial.to_string(),
-                    });
+                    self.tell_denied(protocol, ends, names, &denial);
                 }
                 return None;
             }

@@ -148,7 +148,7 @@ impl Engine {
         }
         let mut names = self.names(now, ends.destination);
         let flow = egress(Protocol::Tcp, ends.destination, to_host, &names);
-        let policy = &self.config.policy;
+        let policy = self.policy.get();
         let decided = if self.config.reads_server_names {
             policy.decide_early(&flow)
         } else {
@@ -176,13 +176,7 @@ impl Engine {
 
     fn deny(&mut self, ends: Ends, names: Names, segment: &Segment<'_>, denial: &Denial) {
         reply::reset(&mut self.out, self.link, segment);
-        self.emit(Event::Denied {
-            protocol: Protocol::Tcp,
-            destination: ends.destination,
-            names: names.told,
-            cause: denial.grounds().cause().clone(),
-            reason: denial.to_string(),
-        });
+        self.tell_denied(Protocol::Tcp, ends, names, denial);
     }
 
     /// A connection that is over while its stream lives on takes no place among the open ones, or a guest that
@@ -276,7 +270,7 @@ impl Engine {
             id,
             ends: entry.ends,
             to_host: entry.to_host,
-            names: std::mem::take(&mut entry.names),
+            names: entry.names.clone(),
             stream,
         };
         let event = Event::Connected {
@@ -290,7 +284,7 @@ impl Engine {
         self.emit(event);
     }
 
-    fn reset_syn(&mut self, syn: &[u8]) {
+    pub(super) fn reset_syn(&mut self, syn: &[u8]) {
         if let Some(segment) = packet::segment(syn) {
             reply::reset(&mut self.out, self.link, &segment);
         }

@@ -3,18 +3,17 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use msb_name::HostName;
-use msb_policy::Protocol;
+use msb_policy::NetworkPolicy;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::connect;
+use super::flow::Flow;
 use super::link::{Input, Link};
 use super::names::drive_names;
 use super::relay::Relays;
@@ -26,55 +25,31 @@ use crate::dns::Answer;
 use crate::engine::Engine;
 use crate::event::{Event, EventSink};
 use crate::frame::FrameReader;
-use crate::stream::{Clock, FlowStream};
+use crate::policy::PolicyCell;
+use crate::stream::{Clock, ReadyQueue};
 use crate::table::FlowId;
 
 /// How far ahead the timer is set when nothing is due: it only has to be some time.
 const FAR: Duration = Duration::from_secs(3600);
-
-/// A guest connection the host has already connected for: the guest's handshake was answered only
-/// when that had succeeded.
-#[derive(Debug)]
-pub struct Flow {
-    /// The guest's end.
-    pub source: SocketAddr,
-    /// What the guest dialled.
-    pub destination: SocketAddr,
-    /// Whether `destination` is the gateway, so that `upstream` is connected to the host's loopback.
-    pub to_host: bool,
-    /// Names the guest was told resolve to `destination`, in order.
-    pub names: Vec<HostName>,
-    /// Those of them that the configuration leads there.
-    pub configured: Vec<HostName>,
-    /// Whether the server name decides: before a byte is sent on, the policy has to be asked again, about
-    /// [`question`](Self::question) with the name that the guest's TLS claims, or none. Only where
-    /// [`Config::reads_server_names`] is set.
-    pub needs_name: bool,
-    /// The connection to the guest.
-    pub guest: FlowStream,
-    /// The connection to `destination` (to the host's loopback if `to_host`), with `TCP_NODELAY`.
-    pub upstream: TcpStream,
-}
-
-impl Flow {
-    /// What the policy is asked about this flow, with no name claimed yet.
-    #[must_use]
-    pub fn question(&self) -> msb_policy::Flow<'_> {
-        msb_policy::Flow::egress(Protocol::Tcp, self.destination)
-            .to_host(self.to_host)
-            .resolved(&self.names)
-            .configured(&self.configured)
-    }
-}
 
 /// A running network. Dropping it ends the network: its connections fail, and the link is closed.
 #[derive(Debug)]
 pub struct Network {
     task: JoinHandle<()>,
     counters: Arc<DropCounters>,
+    policy: PolicyCell,
+    ready: Arc<ReadyQueue>,
 }
 
 impl Network {
+    /// Puts another policy in place (SPEC P8). Names and new flows are decided by it at once. Open flows that it does not
+    /// allow end soon after: connections are reset, and datagrams that were sent last answered with an ICMP error; where the
+    /// server name decides, it is the one that the flow's [`Judge`](crate::Judge) was told.
+    pub fn replace_policy(&self, policy: Arc<NetworkPolicy>) {
+        self.policy.replace(policy);
+        self.ready.wake();
+    }
+
     /// What of the guest's was dropped so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -109,7 +84,8 @@ pub fn start(link: impl Into<Link>, config: Config) -> (Network, mpsc::Receiver<
     let (sender, receiver) = mpsc::channel(config.max_flows.max(1));
     let events = Arc::clone(&config.events);
     let driver = Driver::new(link, config, sender);
-    let counters = driver.engine.counters();
+    let (counters, policy) = (driver.engine.counters(), driver.engine.policy());
+    let ready = driver.engine.ready();
     let task = tokio::spawn(async move {
         let reason = match driver.drive_link().await {
             Ok(()) => "the guest's side closed the link".to_owned(),
@@ -117,7 +93,13 @@ pub fn start(link: impl Into<Link>, config: Config) -> (Network, mpsc::Receiver<
         };
         report_closed(&events, reason);
     });
-    (Network { task, counters }, receiver)
+    let network = Network {
+        task,
+        counters,
+        policy,
+        ready,
+    };
+    (network, receiver)
 }
 
 fn report_closed(events: &EventSink, reason: String) {
@@ -131,6 +113,7 @@ struct Driver {
     clock: Clock,
     upstreams: Upstreams,
     flows: mpsc::Sender<Flow>,
+    events: EventSink,
     /// Connects under way.
     connecting: HashMap<FlowId, AbortHandle>,
     /// Connected, while the guest finishes its handshake.
@@ -150,6 +133,7 @@ impl Driver {
     fn new(link: Link, config: Config, flows: mpsc::Sender<Flow>) -> Self {
         let clock = Clock::start();
         let engine = Engine::new(config.clone(), clock);
+        let events = Arc::clone(&config.events);
         let upstreams = Upstreams::new(engine.responder().clone(), Arc::new(config));
         Self {
             link,
@@ -158,6 +142,7 @@ impl Driver {
             clock,
             upstreams,
             flows,
+            events,
             connecting: HashMap::new(),
             connected: HashMap::new(),
             relays: Relays::new(),
@@ -273,6 +258,16 @@ impl Driver {
                         self.engine.handle_relay_failed(now, id, refusal, &reason);
                     }
                 },
+                Action::CheckOwn {
+                    flowing,
+                    address,
+                    denial,
+                } => {
+                    // In doubt it is.
+                    if connect::is_own_address(address).unwrap_or(true) {
+                        self.engine.handle_own(self.clock.now(), flowing, &denial);
+                    }
+                }
                 Action::Relay { id, payload } => self.relays.send(&mut self.engine, id, payload),
                 Action::CloseRelay(id) => self.relays.close(id),
                 Action::Resolve { question, asker } => {
@@ -320,6 +315,8 @@ impl Driver {
             needs_name: announced.names.cause.is_none(),
             guest: announced.stream,
             upstream,
+            policy: self.engine.policy(),
+            events: Arc::clone(&self.events),
         };
         if let Err(error) = self.flows.try_send(flow) {
             tracing::warn!(%error, "a flow was reset");

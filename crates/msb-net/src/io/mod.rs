@@ -3,11 +3,13 @@
 
 mod connect;
 mod drive;
+mod flow;
 mod link;
 mod names;
 mod relay;
 mod resolve;
 
 pub use connect::is_own_address;
-pub use drive::{Flow, Network, start};
+pub use drive::{Network, start};
+pub use flow::{Flow, Judge};
 pub use link::Link;

@@ -10,6 +10,7 @@ mod configure;
 mod dns;
 mod guest;
 mod link;
+mod policy;
 mod rig;
 mod robust;
 mod tcp;

@@ -118,12 +118,8 @@ async fn a_flow_that_a_name_decides_is_handed_on_to_be_asked_about() {
         let flow = soon(rig.flows.recv()).await.unwrap();
         assert_eq!(flow.needs_name, reads_server_names);
         assert_eq!(flow.configured, std::slice::from_ref(&name));
-        let decide = |name: &str| {
-            let claimed = name.parse().unwrap();
-            policy
-                .decide(&flow.question().claimed(Some(&claimed)))
-                .is_permit()
-        };
+        let judge = flow.judge();
+        let decide = |name: &str| judge.decide(Some(&name.parse().unwrap()));
         assert!(decide("api.test") && !decide("other.test"));
         let Event::Connected { cause, .. } = rig.event().await else {
             panic!("no connection");
