@@ -42,7 +42,9 @@ pub(crate) enum Action {
     },
     /// The guest finished its handshake.
     Announce(Announced),
-    /// The guest gave up: what was connected for `id` is not needed.
+    /// The guest has taken the connection of a client, who waits as flow `id`.
+    Welcome { id: FlowId, stream: FlowStream },
+    /// The guest gave up, or does not take a client's connection: what was connected for `id` is not needed.
     Cancel(FlowId),
     /// The guest opened a connection to a name server.
     ServeNames(FlowStream),

@@ -8,6 +8,7 @@ use msb_name::HostName;
 use msb_policy::{NetworkPolicy, PinTable};
 
 use crate::event::EventSink;
+use crate::published::PublishedPort;
 
 /// Largest MTU QEMU's virtio-net takes: an IP packet of it still fits a 16-bit length with all headers.
 pub const DEFAULT_MTU: u16 = 65_520;
@@ -45,6 +46,8 @@ pub struct Config {
     /// Ports that datagrams are refused to, with ICMP port unreachable: those on which TLS over TCP is intercepted, so that
     /// clients do not pass it by with QUIC (SPEC T8).
     pub refused_udp_ports: Vec<u16>,
+    /// Ports of the host that lead to the guest.
+    pub published: Vec<Arc<PublishedPort>>,
     /// Whether who takes the flows reads the server name out of each and tells it to the flow's [judge](crate::Flow::judge),
     /// before a byte is sent on if the flow [needs it](crate::Flow::needs_name). Else the names that the guest was told for the
     /// address decide alone.
@@ -66,6 +69,7 @@ impl Config {
             max_flows: DEFAULT_MAX_FLOWS,
             max_udp_flows: DEFAULT_MAX_UDP_FLOWS,
             refused_udp_ports: Vec::new(),
+            published: Vec::new(),
             reads_server_names: false,
         }
     }
@@ -82,6 +86,7 @@ impl fmt::Debug for Config {
             .field("max_flows", &self.max_flows)
             .field("max_udp_flows", &self.max_udp_flows)
             .field("refused_udp_ports", &self.refused_udp_ports)
+            .field("published", &self.published)
             .field("reads_server_names", &self.reads_server_names)
             .finish_non_exhaustive()
     }

@@ -61,6 +61,35 @@ pub enum Event {
         /// What the service is.
         reason: &'static str,
     },
+    /// The guest has taken a connection that a client made to a published port.
+    ClientConnected {
+        /// What is carried.
+        protocol: Protocol,
+        /// Who has connected.
+        client: SocketAddr,
+        /// The guest's port.
+        guest_port: u16,
+    },
+    /// The guest has refused a connection that a client made to a published port; the client was reset.
+    ClientRefused {
+        /// Who had connected.
+        client: SocketAddr,
+        /// The guest's port.
+        guest_port: u16,
+    },
+    /// The policy does not let a client in, who was reset, or whose datagram was dropped.
+    ClientDenied {
+        /// What it would have carried.
+        protocol: Protocol,
+        /// Who it is.
+        client: SocketAddr,
+        /// The guest's port.
+        guest_port: u16,
+        /// What the policy denied it by.
+        cause: Cause,
+        /// The policy's reason.
+        reason: String,
+    },
     /// The guest has as many flows as it may; new connections are reset, and datagrams of new flows refused with an ICMP
     /// error. Once per burst.
     FlowLimit {

@@ -59,6 +59,7 @@ mod io;
 mod packet;
 mod policy;
 mod pool;
+mod published;
 mod reply;
 mod stream;
 mod table;
@@ -71,4 +72,5 @@ pub use config::{
 pub use counters::Counters;
 pub use event::{Event, EventSink};
 pub use io::{Flow, Judge, Link, Network, is_own_address, start};
+pub use published::PublishedPort;
 pub use stream::{FlowReset, FlowStream};

@@ -21,6 +21,7 @@ use smoltcp::wire::{EthernetFrame, EthernetProtocol, EthernetRepr, HardwareAddre
 use crate::frame::{ETHERNET_HEADER_LEN, FrameWriter};
 use crate::pool;
 use crate::reply::Link;
+use crate::table::Ends;
 
 /// How long the guest may take to finish a handshake that was answered.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
@@ -114,6 +115,26 @@ impl FlowTcp {
         self.end = End::Attached;
         self.give_up_at = Some(now + HANDSHAKE_LIMIT);
         self.ingress(now, syn, link, out);
+        self.egress(now, link, out);
+    }
+
+    /// Asks the guest for a connection from `ends.destination`, an address of the gateway.
+    pub(crate) fn connect(&mut self, now: Instant, ends: Ends, link: Link, out: &mut FrameWriter) {
+        let endpoint = |end: SocketAddr| (IpAddress::from(end.ip()), end.port());
+        let (local, remote) = (endpoint(ends.destination), endpoint(ends.source));
+        let Self {
+            interface,
+            sockets,
+            handle,
+            ..
+        } = self;
+        let socket = sockets.get_mut::<Socket<'_>>(*handle);
+        socket.abort();
+        socket.set_keep_alive(None);
+        // It fails only for ends without a port, and then the connection is closed, which is an answer as well.
+        let _ = socket.connect(interface.context(), remote, local);
+        self.end = End::Attached;
+        self.give_up_at = Some(now + HANDSHAKE_LIMIT);
         self.egress(now, link, out);
     }
 

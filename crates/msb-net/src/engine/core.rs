@@ -8,6 +8,7 @@ use std::sync::Arc;
 use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 
+use super::ingress::Clients;
 use super::relay::Relays;
 use super::tcp::{Entry, State};
 use crate::action::Action;
@@ -39,6 +40,7 @@ pub(crate) struct Engine {
     pub(super) flows: FlowTable<Entry>,
     pub(super) timers: Timers,
     pub(super) relays: Relays,
+    pub(super) clients: Clients,
     /// Flows to be polled.
     pub(super) work: VecDeque<FlowId>,
     pub(super) ready: Arc<ReadyQueue>,
@@ -79,6 +81,7 @@ impl Engine {
             flows: FlowTable::new(),
             timers: Timers::default(),
             relays: Relays::new(),
+            clients: Clients::default(),
             work: VecDeque::new(),
             ready: Arc::default(),
             ready_flows: Vec::new(),

@@ -9,6 +9,7 @@ mod configure;
 mod core;
 mod dns;
 mod icmp;
+mod ingress;
 mod recent;
 mod relay;
 mod replace;
@@ -20,3 +21,4 @@ mod tests;
 
 pub(crate) use core::Engine;
 pub(crate) use dns::record;
+pub(crate) use ingress::Client;

@@ -8,6 +8,7 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet};
 
 use super::Engine;
+use super::ingress::Client;
 use super::recent::Recent;
 use super::tcp::egress;
 use crate::action::{Action, Carries, Names, Refusal};
@@ -36,11 +37,13 @@ pub(super) struct Relays {
 pub(super) struct Relay {
     pub(super) ends: Ends,
     pub(super) carries: Carries,
+    /// Who sends to a published port.
+    pub(super) client: Option<Client>,
     pub(super) to_host: bool,
     pub(super) names: Names,
     /// The guest's last packet, to be quoted should an error come back.
-    pub(super) quote: Quote,
-    timer: Timer,
+    pub(super) quote: Option<Quote>,
+    pub(super) timer: Timer,
 }
 
 /// Something of the guest's that is to be sent on.
@@ -167,7 +170,9 @@ impl Engine {
             ),
         };
         let from = self.config.addresses.gateway_like(ends.source.ip());
-        reply::unreachable(&mut self.out, self.link, from, &relay.quote, unreachable);
+        if let Some(quote) = &relay.quote {
+            reply::unreachable(&mut self.out, self.link, from, quote, unreachable);
+        }
         if !is_told && self.relays.reported.is_new(destination, now) {
             self.emit(event);
         }
@@ -185,7 +190,9 @@ impl Engine {
                 self.config.addresses.gateway_like(destination)
             }
         };
-        reply::unreachable(&mut self.out, self.link, from, &relay.quote, reason);
+        if let Some(quote) = &relay.quote {
+            reply::unreachable(&mut self.out, self.link, from, quote, reason);
+        }
     }
 
     /// Sends on what the guest sends, if its flow is open or may be opened.
@@ -201,11 +208,25 @@ impl Engine {
             },
         };
         if let Some(relay) = self.relays.flows.get_mut(id) {
-            relay.quote = quote;
+            relay.quote = Some(quote);
         }
         self.relays.touch(now, id);
         let payload = outgoing.payload;
         self.actions.push_back(Action::Relay { id, payload });
+    }
+
+    /// Whether one more flow may be open; that none may is told.
+    pub(super) fn has_relay_room(&mut self) -> bool {
+        let max_flows = self.config.max_udp_flows;
+        let has_room = self.relays.flows.len() < max_flows;
+        if !has_room && !self.relays.limit_reported {
+            self.emit(Event::FlowLimit {
+                protocol: Protocol::Udp,
+                max_flows,
+            });
+        }
+        self.relays.limit_reported = !has_room;
+        has_room
     }
 
     fn open_relay(
@@ -218,15 +239,8 @@ impl Engine {
         let protocol = carries.protocol();
         let prohibited = Unreachable::Prohibited;
         let from = self.config.addresses.gateway_like(ends.source.ip());
-        let max_flows = self.config.max_udp_flows;
-        if self.relays.flows.len() >= max_flows {
+        if !self.has_relay_room() {
             reply::unreachable(&mut self.out, self.link, from, &quote, prohibited);
-            if !std::mem::replace(&mut self.relays.limit_reported, true) {
-                self.emit(Event::FlowLimit {
-                    protocol: Protocol::Udp,
-                    max_flows,
-                });
-            }
             return None;
         }
         let to_host = self.config.addresses.is_gateway(ends.destination.ip());
@@ -247,13 +261,13 @@ impl Engine {
             }
             Decision::Permit(permit) => names.cause = Some(permit.grounds().cause().clone()),
         }
-        self.relays.limit_reported = false;
         let id = self.relays.flows.insert(ends, |_| Relay {
             ends,
             carries,
+            client: None,
             to_host,
             names,
-            quote,
+            quote: Some(quote),
             timer: Timer::default(),
         });
         self.actions.push_back(Action::OpenRelay {
@@ -272,8 +286,11 @@ impl Engine {
             if let Some(relay) = self.relays.flows.get_mut(id)
                 && relay.timer.fire(&mut self.relays.timers, id, now)
             {
-                let ends = relay.ends;
+                let (ends, client) = (relay.ends, relay.client);
                 self.relays.flows.remove(ends, id);
+                if let Some(client) = client {
+                    self.clients.forget(client);
+                }
                 self.actions.push_back(Action::CloseRelay(id));
             }
         }

@@ -5,6 +5,7 @@ use smoltcp::time::Instant;
 
 use super::Engine;
 use super::dns::DNS_PORT;
+use super::ingress::admitted;
 use super::tcp::{State, egress};
 use crate::action::{Action, Flowing, Names};
 use crate::event::Event;
@@ -45,6 +46,10 @@ impl Engine {
         };
         if entry.ends.destination.port() == DNS_PORT {
             return Ok(());
+        }
+        if let Some(client) = entry.client {
+            let guest_port = entry.ends.source.port();
+            return admitted(&policy, Protocol::Tcp, client, guest_port);
         }
         let claim = match &entry.state {
             State::Held { .. } => Claim::Pending,
@@ -87,6 +92,10 @@ impl Engine {
             return Ok(());
         };
         let protocol = relay.carries.protocol();
+        if let Some(client) = relay.client {
+            let guest_port = relay.ends.source.port();
+            return admitted(&policy, protocol, client.address, guest_port);
+        }
         let (Ends { destination, .. }, to_host) = (relay.ends, relay.to_host);
         let flow = egress(protocol, destination, to_host, &relay.names);
         if let Decision::Deny(denial) = policy.decide(&flow) {
@@ -106,7 +115,7 @@ impl Engine {
         let Some(entry) = self.flows.get_mut(id) else {
             return;
         };
-        let ends = entry.ends;
+        let (ends, client) = (entry.ends, entry.client);
         let names = match &mut entry.state {
             State::Held { syn } => {
                 let syn = std::mem::take(syn);
@@ -124,7 +133,12 @@ impl Engine {
                 names
             }
         };
-        self.tell_denied(Protocol::Tcp, ends, names, denial);
+        match client {
+            Some(client) => {
+                self.tell_shut_out(Protocol::Tcp, client, ends.source.port(), denial);
+            }
+            None => self.tell_denied(Protocol::Tcp, ends, names, denial),
+        }
     }
 
     fn end_relay(&mut self, now: Instant, id: FlowId, denial: &Denial) {
@@ -136,9 +150,16 @@ impl Engine {
             return;
         };
         self.actions.push_back(Action::CloseRelay(id));
-        let from = self.config.addresses.gateway_like(ends.source.ip());
-        let prohibited = Unreachable::Prohibited;
-        reply::unreachable(&mut self.out, self.link, from, &relay.quote, prohibited);
+        if let Some(quote) = &relay.quote {
+            let from = self.config.addresses.gateway_like(ends.source.ip());
+            let prohibited = Unreachable::Prohibited;
+            reply::unreachable(&mut self.out, self.link, from, quote, prohibited);
+        }
+        if let Some(client) = relay.client {
+            self.clients.forget(client);
+            let guest_port = ends.source.port();
+            return self.tell_shut_out(Protocol::Udp, client.address, guest_port, denial);
+        }
         if self.relays.reported.is_new(ends.destination, now) {
             self.tell_denied(relay.carries.protocol(), ends, relay.names, denial);
         }

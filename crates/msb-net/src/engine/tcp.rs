@@ -23,6 +23,8 @@ const MIN_WAIT: Duration = Duration::from_millis(1);
 
 pub(super) struct Entry {
     pub(super) ends: Ends,
+    /// Who has connected to a published port, where the gateway opens the connection.
+    pub(super) client: Option<SocketAddr>,
     pub(super) to_host: bool,
     pub(super) names: Names,
     pub(super) timer: Timer,
@@ -124,22 +126,29 @@ impl Engine {
         }
     }
 
-    fn open(&mut self, now: Instant, ends: Ends, segment: &Segment<'_>) {
+    /// Whether one more connection may be open; that none may is told.
+    pub(super) fn has_room(&mut self, now: Instant) -> bool {
         if self.is_at_limit() {
             // Streams may have been dropped since the last poll.
             self.poll(now);
         }
         if self.is_at_limit() {
-            reply::reset(&mut self.out, self.link, segment);
             if !std::mem::replace(&mut self.limit_reported, true) {
                 self.emit(Event::FlowLimit {
                     protocol: Protocol::Tcp,
                     max_flows: self.config.max_flows,
                 });
             }
-            return;
+            return false;
         }
         self.limit_reported = false;
+        true
+    }
+
+    fn open(&mut self, now: Instant, ends: Ends, segment: &Segment<'_>) {
+        if !self.has_room(now) {
+            return reply::reset(&mut self.out, self.link, segment);
+        }
         let to_host = self.config.addresses.is_gateway(ends.destination.ip());
         if ends.destination.port() == DNS_PORT {
             let id = self.insert(ends, to_host, Names::default(), Vec::new());
@@ -189,6 +198,7 @@ impl Engine {
     fn insert(&mut self, ends: Ends, to_host: bool, names: Names, syn: Vec<u8>) -> FlowId {
         self.flows.insert(ends, |_| Entry {
             ends,
+            client: None,
             to_host,
             names,
             timer: Timer::default(),
@@ -240,7 +250,7 @@ impl Engine {
         let newly_open = stage == Stage::Open
             && !std::mem::replace(announced, *announced || stage == Stage::Open);
         let announced = *announced;
-        let ends = entry.ends;
+        let (ends, client) = (entry.ends, entry.client);
         if progress == Progress::More || owes_reset {
             self.queue(id);
         } else if stage == Stage::Closed {
@@ -248,6 +258,12 @@ impl Engine {
             if !announced {
                 self.flows.remove(ends, id);
                 self.actions.push_back(Action::Cancel(id));
+                if let Some(client) = client {
+                    self.emit(Event::ClientRefused {
+                        client,
+                        guest_port: ends.source.port(),
+                    });
+                }
             } else if detached {
                 self.flows.remove(ends, id);
             }
@@ -262,6 +278,15 @@ impl Engine {
             return;
         };
         let stream = FlowStream::new(Arc::clone(flow));
+        if let Some(client) = entry.client {
+            let guest_port = entry.ends.source.port();
+            self.actions.push_back(Action::Welcome { id, stream });
+            return self.emit(Event::ClientConnected {
+                protocol: Protocol::Tcp,
+                client,
+                guest_port,
+            });
+        }
         if entry.ends.destination.port() == DNS_PORT {
             self.actions.push_back(Action::ServeNames(stream));
             return;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::connect;
 use super::flow::Flow;
+use super::ingress::{Ingress, carry};
 use super::link::{Input, Link};
 use super::names::drive_names;
 use super::relay::Relays;
@@ -26,6 +27,7 @@ use crate::engine::Engine;
 use crate::event::{Event, EventSink};
 use crate::frame::FrameReader;
 use crate::policy::PolicyCell;
+use crate::published::PublishedPort;
 use crate::stream::{Clock, ReadyQueue};
 use crate::table::FlowId;
 
@@ -71,7 +73,7 @@ impl Drop for Network {
     }
 }
 
-/// Starts serving the guest at the other end of `link`.
+/// Starts serving the guest at the other end of `link`, and whoever comes to the [published](Config::published) ports.
 ///
 /// `link` carries Ethernet frames: a [`Link`], or a socket that becomes one. Established connections come out
 /// of the receiver, which must be read; if it is dropped, or as many flows as [`Config::max_flows`] wait in it, new
@@ -79,15 +81,16 @@ impl Drop for Network {
 ///
 /// # Panics
 /// Outside a tokio runtime with I/O and time enabled.
-pub fn start(link: impl Into<Link>, config: Config) -> (Network, mpsc::Receiver<Flow>) {
+pub fn start(link: impl Into<Link>, mut config: Config) -> (Network, mpsc::Receiver<Flow>) {
     let link = link.into();
     let (sender, receiver) = mpsc::channel(config.max_flows.max(1));
     let events = Arc::clone(&config.events);
+    let published = std::mem::take(&mut config.published);
     let driver = Driver::new(link, config, sender);
     let (counters, policy) = (driver.engine.counters(), driver.engine.policy());
     let ready = driver.engine.ready();
     let task = tokio::spawn(async move {
-        let reason = match driver.drive_link().await {
+        let reason = match driver.drive_link(published).await {
             Ok(()) => "the guest's side closed the link".to_owned(),
             Err(error) => error.to_string(),
         };
@@ -126,7 +129,7 @@ struct Driver {
 enum Done {
     Connect(FlowId, io::Result<TcpStream>),
     Resolve(Asker, Answer),
-    ServeNames,
+    Served,
 }
 
 impl Driver {
@@ -151,7 +154,8 @@ impl Driver {
     }
 
     /// Runs until the link ends.
-    async fn drive_link(mut self) -> io::Result<()> {
+    async fn drive_link(mut self, published: Vec<Arc<PublishedPort>>) -> io::Result<()> {
+        let mut ingress = Ingress::open(published)?;
         let ready = self.engine.ready();
         let timer = tokio::time::sleep(FAR);
         tokio::pin!(timer);
@@ -162,9 +166,10 @@ impl Driver {
             };
             let now = self.clock.now();
             self.relays.receive_all(&mut self.engine, now);
+            ingress.admit_some(&mut self.engine, now);
             self.engine.poll(now);
             self.link.write(self.engine.out())?;
-            self.perform();
+            self.perform(&mut ingress);
             while let Some(done) = self.tasks.try_join_next() {
                 self.finish(done);
             }
@@ -191,6 +196,9 @@ impl Driver {
                 id = self.relays.readable(), if takes_input => {
                     self.relays.receive(&mut self.engine, self.clock.now(), id);
                 }
+                arrival = ingress.arrived(), if takes_input => {
+                    ingress.admit(&mut self.engine, self.clock.now(), arrival);
+                }
                 Some(done) = self.tasks.join_next() => self.finish(done),
                 () = &mut timer => {}
             }
@@ -215,7 +223,7 @@ impl Driver {
     }
 
     /// Carries out what the engine asks for.
-    fn perform(&mut self) {
+    fn perform(&mut self, ingress: &mut Ingress) {
         while let Some(action) = self.engine.poll_action() {
             match action {
                 Action::Connect {
@@ -231,7 +239,17 @@ impl Driver {
                     self.connecting.insert(id, handle);
                 }
                 Action::Announce(announced) => self.announce(announced),
+                Action::Welcome { id, stream } => match ingress.welcome(id) {
+                    Some(client) => {
+                        self.tasks.spawn(async move {
+                            carry(client, stream).await;
+                            Done::Served
+                        });
+                    }
+                    None => stream.reset_handle().reset(),
+                },
                 Action::Cancel(id) => {
+                    ingress.turn_away(id);
                     self.connected.remove(&id);
                     if let Some(connect) = self.connecting.remove(&id) {
                         connect.abort();
@@ -241,7 +259,7 @@ impl Driver {
                     let upstreams = self.upstreams.clone();
                     self.tasks.spawn(async move {
                         drive_names(stream, upstreams).await;
-                        Done::ServeNames
+                        Done::Served
                     });
                 }
                 Action::OpenRelay {
@@ -268,8 +286,15 @@ impl Driver {
                         self.engine.handle_own(self.clock.now(), flowing, &denial);
                     }
                 }
-                Action::Relay { id, payload } => self.relays.send(&mut self.engine, id, payload),
-                Action::CloseRelay(id) => self.relays.close(id),
+                Action::Relay { id, payload } => {
+                    if !ingress.send(id, &payload) {
+                        self.relays.send(&mut self.engine, id, payload);
+                    }
+                }
+                Action::CloseRelay(id) => {
+                    ingress.close(id);
+                    self.relays.close(id);
+                }
                 Action::Resolve { question, asker } => {
                     let upstreams = self.upstreams.clone();
                     self.tasks
@@ -293,7 +318,7 @@ impl Driver {
                 self.engine.handle_refused(id, refusal, &error.to_string());
             }
             Ok(Done::Resolve(asker, answer)) => self.engine.handle_resolved(asker, &answer),
-            Ok(Done::ServeNames) => {}
+            Ok(Done::Served) => {}
             Err(error) if error.is_cancelled() => {}
             Err(error) => tracing::error!(%error, "a network task has panicked"),
         }

@@ -4,6 +4,7 @@
 mod connect;
 mod drive;
 mod flow;
+mod ingress;
 mod link;
 mod names;
 mod relay;

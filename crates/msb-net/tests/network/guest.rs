@@ -122,6 +122,18 @@ impl Guest {
         Ok(socket)
     }
 
+    /// Listens on `port` for one connection; it is there when [`GuestTcp::opened`] says so.
+    pub(crate) fn listen(&self, port: u16) -> GuestTcp {
+        let buffer = || tcp::SocketBuffer::new(vec![0; 512 * 1024]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        socket.set_nagle_enabled(false);
+        socket.listen(port).unwrap();
+        GuestTcp {
+            guest: self.clone(),
+            handle: self.machine().sockets.add(socket),
+        }
+    }
+
     /// Asks for a TCP connection without waiting.
     pub(crate) fn dial(&self, destination: SocketAddr) -> GuestTcp {
         let mut guard = self.machine();
@@ -303,6 +315,24 @@ impl Machine {
 }
 
 impl GuestTcp {
+    /// Waits until somebody has connected; from where.
+    pub(crate) async fn opened(&self) -> SocketAddr {
+        soon(poll_fn(|context| {
+            let mut machine = self.guest.machine();
+            let socket = machine.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
+            match (socket.state(), socket.remote_endpoint()) {
+                (tcp::State::Established | tcp::State::CloseWait, Some(remote)) => {
+                    Poll::Ready(SocketAddr::new(remote.addr.into(), remote.port))
+                }
+                _ => {
+                    socket.register_send_waker(context.waker());
+                    Poll::Pending
+                }
+            }
+        }))
+        .await
+    }
+
     /// Writes all of `data`.
     pub(crate) async fn write_all(&self, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {

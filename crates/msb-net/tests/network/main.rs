@@ -11,6 +11,7 @@ mod dns;
 mod guest;
 mod link;
 mod policy;
+mod published;
 mod rig;
 mod robust;
 mod tcp;

@@ -19,11 +19,17 @@ pub(crate) struct GuestUdp {
 impl Guest {
     /// Opens a UDP socket.
     pub(crate) fn udp(&self) -> GuestUdp {
+        let port = self.machine().port();
+        self.udp_at(port)
+    }
+
+    /// Opens a UDP socket with this port.
+    pub(crate) fn udp_at(&self, port: u16) -> GuestUdp {
         let mut machine = self.machine();
         let buffer =
             || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 64], vec![0; 512 * 1024]);
         let mut socket = udp::Socket::new(buffer(), buffer());
-        socket.bind(machine.port()).unwrap();
+        socket.bind(port).unwrap();
         let handle = machine.sockets.add(socket);
         drop(machine);
         GuestUdp {
@@ -34,6 +40,15 @@ impl Guest {
 }
 
 impl GuestUdp {
+    /// Whether nothing has arrived that was not received.
+    pub(crate) fn is_empty(&self) -> bool {
+        let machine = self.guest.machine();
+        !machine
+            .sockets
+            .get::<udp::Socket<'_>>(self.handle)
+            .can_recv()
+    }
+
     /// Queues a datagram.
     pub(crate) fn send(&self, destination: SocketAddr, payload: &[u8]) {
         self.send_with(destination, payload, None);
