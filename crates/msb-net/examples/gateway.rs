@@ -10,7 +10,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use msb_net::{Config, Flow};
+use msb_net::Config;
 use msb_policy::NetworkPolicy;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -38,24 +38,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn serve(link: UnixStream, config: Config) {
     let (network, mut flows) = msb_net::start(link, config);
     while let Some(flow) = flows.recv().await {
-        tokio::spawn(relay(flow));
+        tokio::spawn(async move {
+            let destination = flow.destination;
+            if let Err(error) = flow.relay().await {
+                eprintln!("{destination}: {error}");
+            }
+        });
     }
     drop(network);
-}
-
-/// A segment of the guest's link is up to 64 KiB long: smaller buffers would cut each one up.
-const BUFFER_LEN: usize = 64 * 1024;
-
-async fn relay(mut flow: Flow) {
-    let reset = flow.guest.reset_handle();
-    let (guest, upstream) = (&mut flow.guest, &mut flow.upstream);
-    let relayed = tokio::io::copy_bidirectional_with_sizes(guest, upstream, BUFFER_LEN, BUFFER_LEN);
-    if let Err(error) = relayed.await {
-        eprintln!("{}: {error}", flow.destination);
-        // Whichever end broke off, the other learns it as a reset.
-        reset.reset();
-        if let Err(error) = flow.upstream.set_zero_linger() {
-            eprintln!("{}: {error}", flow.destination);
-        }
-    }
 }

@@ -11,8 +11,9 @@ pub(crate) const MAX_FRAME_LEN: usize = 65_535 + ETHERNET_HEADER_LEN + 4;
 
 /// Bytes asked for in one read: four of the longest frames.
 const READ_LEN: usize = 256 * 1024;
-/// Queued output from which on flows send nothing new (answers to single frames still fit in).
-const WRITE_HIGH_WATER: usize = 512 * 1024;
+/// Queued output from which on flows send nothing new (answers to single frames still fit in). Two of the longest frames: what
+/// waits longer has left the processor's cache when it is written, and the kernel takes no more from a socket at once.
+const WRITE_HIGH_WATER: usize = 128 * 1024;
 
 /// Cuts a byte stream into frames.
 ///

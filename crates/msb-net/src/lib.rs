@@ -14,11 +14,9 @@
 //! # async fn example(link: tokio::net::UnixStream) -> Result<(), Box<dyn std::error::Error>> {
 //! let policy = Arc::new(NetworkPolicy::parse("public,host")?);
 //! let (network, mut flows) = msb_net::start(link, Config::new(policy));
-//! while let Some(mut flow) = flows.recv().await {
+//! while let Some(flow) = flows.recv().await {
 //!     println!("{} {:?}", flow.destination, flow.names);
-//!     tokio::spawn(async move {
-//!         tokio::io::copy_bidirectional(&mut flow.guest, &mut flow.upstream).await
-//!     });
+//!     tokio::spawn(flow.relay());
 //! }
 //! drop(network);
 //! # Ok(())
@@ -28,7 +26,8 @@
 //! # How it is built
 //! `frame`, `packet`, `fragments`, `reply`, `pool`, `tcp`, `table`, `timers`, `dns` and `engine` work on buffers and a time that is passed
 //! in; `io` holds the sockets and tasks. One task per network owns all flows; a [`FlowStream`] works directly on its
-//! flow's TCP buffers, so data is copied once on its way from a frame to the reader.
+//! flow's TCP buffers, so data is copied once on its way from a frame to the reader. [`Flow::relay`] reads and writes sockets out of and
+//! into those.
 //!
 //! # Limits
 //! Datagrams and echo requests are relayed by flow, a pair of ends (and an identifier): [`Config::max_udp_flows`] at

@@ -177,6 +177,37 @@ impl FlowStream {
     }
 }
 
+impl FlowStream {
+    /// Reads by lending the input's first part to `take`, which says how much of it it took. `Ok(0)`: end of file.
+    pub(crate) fn poll_read_with(
+        &self,
+        context: &mut Context<'_>,
+        take: impl FnOnce(&[u8]) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let mut tcp = self.flow.tcp();
+        let polled = tcp.poll_read_with(context, take);
+        if let Poll::Ready(Ok(1..)) = polled
+            && tcp.has_output(self.flow.clock.now())
+        {
+            self.flow.queue();
+        }
+        polled
+    }
+
+    /// Writes by lending room to `fill`, which says how much of it it filled.
+    pub(crate) fn poll_write_with(
+        &self,
+        context: &mut Context<'_>,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let polled = self.flow.tcp().poll_write_with(context, fill);
+        if let Poll::Ready(Ok(1..)) = polled {
+            self.flow.queue();
+        }
+        polled
+    }
+}
+
 impl FlowReset {
     /// Resets the connection: the guest gets RST, unsent output is dropped, and the stream fails
     /// from now on. Without effect once the connection is closed.
@@ -211,15 +242,15 @@ impl AsyncRead for FlowStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let flow = &self.flow;
-        let mut tcp = flow.tcp();
-        let polled = tcp.poll_read(context, buffer.initialize_unfilled());
-        if let Poll::Ready(Ok(1..)) = polled
-            && tcp.has_output(flow.clock.now())
-        {
-            flow.queue();
+        if buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
         }
-        polled.map_ok(|len| buffer.advance(len))
+        self.poll_read_with(context, |data| {
+            let len = data.len().min(buffer.remaining());
+            buffer.put_slice(&data[..len]);
+            Ok(len)
+        })
+        .map_ok(|_| ())
     }
 }
 
@@ -229,11 +260,14 @@ impl AsyncWrite for FlowStream {
         context: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = self.flow.tcp().poll_write(context, buffer);
-        if let Poll::Ready(Ok(1..)) = polled {
-            self.flow.queue();
+        if buffer.is_empty() {
+            return Poll::Ready(Ok(0));
         }
-        polled
+        self.poll_write_with(context, |space| {
+            let len = space.len().min(buffer.len());
+            space[..len].copy_from_slice(&buffer[..len]);
+            Ok(len)
+        })
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

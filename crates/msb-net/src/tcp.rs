@@ -251,43 +251,58 @@ impl FlowTcp {
         }
     }
 
-    /// Reads what the guest sent. `Ok(0)`: the guest has closed its half.
-    pub(crate) fn poll_read(
+    /// Lends the first part of what the guest sent to `take`, which says how much of it it took. `Ok(0)`: the guest has
+    /// closed its half.
+    pub(crate) fn poll_read_with(
         &mut self,
         context: &mut Context<'_>,
-        buffer: &mut [u8],
+        take: impl FnOnce(&[u8]) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         if self.end == End::Aborted {
             return Poll::Ready(Err(aborted()));
         }
         let socket = self.socket();
-        match socket.recv_slice(buffer) {
-            Ok(0) if !buffer.is_empty() => {
+        let taken = socket.recv(|data| match data {
+            [] => (0, None),
+            data => match take(data) {
+                Ok(len) => (len, Some(Ok(len))),
+                Err(error) => (0, Some(Err(error))),
+            },
+        });
+        match taken {
+            Ok(Some(taken)) => Poll::Ready(taken),
+            Ok(None) => {
                 socket.register_recv_waker(context.waker());
                 Poll::Pending
             }
-            Ok(len) => Poll::Ready(Ok(len)),
             Err(RecvError::Finished) => Poll::Ready(Ok(0)),
             Err(RecvError::InvalidState) => Poll::Ready(Err(reset())),
         }
     }
 
-    /// Queues octets for the guest.
-    pub(crate) fn poll_write(
+    /// Lends room for octets for the guest to `fill`, which says how much of it it filled.
+    pub(crate) fn poll_write_with(
         &mut self,
         context: &mut Context<'_>,
-        buffer: &[u8],
+        fill: impl FnOnce(&mut [u8]) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         if self.end == End::Aborted {
             return Poll::Ready(Err(aborted()));
         }
         let socket = self.socket();
-        match socket.send_slice(buffer) {
-            Ok(0) if !buffer.is_empty() => {
+        let filled = socket.send(|space| match space {
+            [] => (0, None),
+            space => match fill(space) {
+                Ok(len) => (len, Some(Ok(len))),
+                Err(error) => (0, Some(Err(error))),
+            },
+        });
+        match filled {
+            Ok(Some(filled)) => Poll::Ready(filled),
+            Ok(None) => {
                 socket.register_send_waker(context.waker());
                 Poll::Pending
             }
-            Ok(len) => Poll::Ready(Ok(len)),
             Err(_) if socket.state() == State::Closed => Poll::Ready(Err(reset())),
             Err(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }

@@ -34,6 +34,9 @@ use crate::table::FlowId;
 /// How far ahead the timer is set when nothing is due: it only has to be some time.
 const FAR: Duration = Duration::from_secs(3600);
 
+/// Reads from the link before what they led to is sent.
+const MAX_READS: usize = 8;
+
 /// A running network. Dropping it ends the network: its connections fail, and the link is closed.
 #[derive(Debug)]
 pub struct Network {
@@ -205,19 +208,21 @@ impl Driver {
         }
     }
 
-    /// Reads and handles one batch of frames. `Some(false)`: there was none; `None`: end of file.
+    /// Reads and handles some frames. `Some(false)`: there were none; `None`: end of file.
     fn read(&mut self) -> io::Result<Option<bool>> {
-        if self.engine.out().is_full() {
-            return Ok(Some(false));
-        }
-        match self.link.read(&mut self.reader)? {
-            Input::Some => {}
-            Input::None => return Ok(Some(false)),
-            Input::End => return Ok(None),
-        }
         let now = self.clock.now();
-        while let Some(frame) = self.reader.next_frame() {
-            self.engine.handle_frame(now, frame);
+        for turn in 0..MAX_READS {
+            if self.engine.out().is_full() {
+                return Ok(Some(turn > 0));
+            }
+            match self.link.read(&mut self.reader)? {
+                Input::Some => {}
+                Input::None => return Ok(Some(turn > 0)),
+                Input::End => return Ok(None),
+            }
+            while let Some(frame) = self.reader.next_frame() {
+                self.engine.handle_frame(now, frame);
+            }
         }
         Ok(Some(true))
     }

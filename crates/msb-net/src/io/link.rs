@@ -14,6 +14,8 @@ use crate::frame::{FrameReader, FrameWriter};
 /// Frames taken from a link of packets before the engine works on them. A burst of small ones is worth one
 /// acknowledgement; more would only make the first one wait.
 const MAX_BATCH: usize = 64;
+/// Longer frames are worked on one by one, while they are in the processor's cache.
+const LONG_FRAME: usize = 16 * 1024;
 
 /// The link to a guest: something that carries its Ethernet frames. [`start`](crate::start) takes one, or what
 /// converts into it.
@@ -160,6 +162,9 @@ fn read_packets(
         };
         reader.filled_packet(len);
         input = Input::Some;
+        if len > LONG_FRAME {
+            break;
+        }
     }
     Ok(input)
 }

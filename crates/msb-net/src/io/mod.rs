@@ -5,6 +5,7 @@ mod connect;
 mod drive;
 mod flow;
 mod ingress;
+mod join;
 mod link;
 mod names;
 mod relay;

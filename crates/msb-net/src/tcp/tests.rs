@@ -171,19 +171,23 @@ impl Pair {
     }
 
     fn read(&mut self) -> Poll<io::Result<Vec<u8>>> {
-        let mut buffer = vec![0; 100_000];
+        let mut buffer = Vec::new();
         let mut context = Context::from_waker(Waker::noop());
         self.flow
-            .poll_read(&mut context, &mut buffer)
-            .map_ok(|len| {
-                buffer.truncate(len);
-                buffer
+            .poll_read_with(&mut context, |data| {
+                buffer.extend(data);
+                Ok(data.len())
             })
+            .map_ok(|_| buffer)
     }
 
     fn write(&mut self, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.flow
-            .poll_write(&mut Context::from_waker(Waker::noop()), data)
+        let mut context = Context::from_waker(Waker::noop());
+        self.flow.poll_write_with(&mut context, |space| {
+            let len = space.len().min(data.len());
+            space[..len].copy_from_slice(&data[..len]);
+            Ok(len)
+        })
     }
 }
 

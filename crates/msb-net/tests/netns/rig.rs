@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
-use msb_net::{Addresses, Config, Event, Flow, Link, Network};
+use msb_net::{Addresses, Config, Event, Link, Network};
 use msb_policy::NetworkPolicy;
 use msb_testkit::{NetnsGuest, NetnsSettings};
 use tokio::runtime::{Builder, Runtime};
@@ -63,7 +63,7 @@ impl Rig {
         let (network, mut flows) = msb_net::start(link, config);
         tokio::spawn(async move {
             while let Some(flow) = flows.recv().await {
-                tokio::spawn(relay(flow));
+                tokio::spawn(flow.relay());
             }
         });
         drop(inside);
@@ -101,17 +101,6 @@ fn settings(config: &Config) -> NetnsSettings {
         ],
         gateways: vec![gateway_v4.into(), gateway_v6.into()],
         nameservers: vec![gateway_v4.into()],
-    }
-}
-
-async fn relay(mut flow: Flow) {
-    let reset = flow.guest.reset_handle();
-    if tokio::io::copy_bidirectional(&mut flow.guest, &mut flow.upstream)
-        .await
-        .is_err()
-    {
-        reset.reset();
-        let _ = flow.upstream.set_zero_linger();
     }
 }
 

@@ -9,6 +9,7 @@
 mod configure;
 mod dns;
 mod guest;
+mod join;
 mod link;
 mod policy;
 mod published;

@@ -69,7 +69,7 @@ impl Rig {
         let mut flows = std::mem::replace(&mut self.flows, empty);
         tokio::spawn(async move {
             while let Some(flow) = flows.recv().await {
-                tokio::spawn(relay(flow));
+                tokio::spawn(flow.relay());
             }
         });
     }
@@ -86,16 +86,6 @@ impl Rig {
 
     pub(crate) fn pins(&self) -> MutexGuard<'_, PinTable> {
         self.pins.lock().unwrap()
-    }
-}
-
-async fn relay(mut flow: Flow) {
-    let reset = flow.guest.reset_handle();
-    if tokio::io::copy_bidirectional(&mut flow.guest, &mut flow.upstream)
-        .await
-        .is_err()
-    {
-        reset.reset();
     }
 }
 
