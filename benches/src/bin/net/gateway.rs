@@ -4,15 +4,13 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use msb_net::{Config, Flow, Link};
+use msb_net::{Config, Link};
 use msb_policy::NetworkPolicy;
 
 /// The first argument that makes this program a gateway, whose TAP device is its standard input.
 pub(crate) const GATEWAY: &str = "gateway";
 /// More than any case opens.
 pub(crate) const MAX_FLOWS: usize = 65_000;
-/// A segment of the link is up to 64 KiB long: smaller buffers would cut each one up.
-const BUFFER_LEN: usize = 64 * 1024;
 
 /// Serves the guest until the device is gone; the argument is the name server to ask.
 pub(crate) fn run(args: &[String]) -> Result<()> {
@@ -29,20 +27,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         let link = Link::tap(device).context("standard input is no TAP device")?;
         let (network, mut flows) = msb_net::start(link, config);
         while let Some(flow) = flows.recv().await {
-            tokio::spawn(relay(flow));
+            tokio::spawn(flow.relay());
         }
         drop(network);
         Ok(())
     })
-}
-
-async fn relay(mut flow: Flow) {
-    let reset = flow.guest.reset_handle();
-    let (guest, upstream) = (&mut flow.guest, &mut flow.upstream);
-    let relayed = tokio::io::copy_bidirectional_with_sizes(guest, upstream, BUFFER_LEN, BUFFER_LEN);
-    if relayed.await.is_err() {
-        reset.reset();
-        // Without effect on a socket that is broken itself.
-        let _ = flow.upstream.set_zero_linger();
-    }
 }

@@ -93,7 +93,7 @@ fn compare_all(rounds: usize, seconds: u64) -> Result<()> {
         &ours,
         rounds,
         0.7,
-        |side| side.load("exchanges", services.echo, seconds, "rate"),
+        |side| side.load("exchanges", service::echo()?, seconds, "rate"),
     )?;
     flows(&services, rounds, seconds)?;
     names(&ours, &services, rounds, seconds)
@@ -141,7 +141,7 @@ fn flows(services: &Services, rounds: usize, seconds: u64) -> Result<()> {
     const GOAL_RATIO: f64 = 1.2;
     // A side of its own, whose memory nothing else has touched.
     let (fresh, busy) = (Side::msb(services)?, Side::msb(services)?);
-    let port = services.echo;
+    let port = service::echo()?;
     drop(busy.hold(port, 1)?);
     let before = busy.resident_kib()?;
     let held = busy.hold(port, MANY)?;

@@ -24,8 +24,6 @@ const RECORD: &[u8] = b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\x08\x08\x04\x04";
 
 /// Services on the loopback interface, for as long as this program runs.
 pub(crate) struct Services {
-    /// Sends back messages of [`MESSAGE_LEN`] octets.
-    pub(crate) echo: u16,
     /// Answers [`QUERY`].
     pub(crate) names: SocketAddr,
     /// How many queries have come.
@@ -42,14 +40,15 @@ impl Services {
     pub(crate) fn start() -> Result<Self> {
         let queries = Arc::new(AtomicU64::new(0));
         Ok(Self {
-            echo: echo()?,
             names: names(Arc::clone(&queries))?,
             queries,
         })
     }
 }
 
-fn echo() -> Result<u16> {
+/// A service that sends back messages of [`MESSAGE_LEN`] octets. Each measurement has one of its own: to one that had thousands of
+/// connections just now, the kernel finds free ports the slower the more.
+pub(crate) fn echo() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port();
     listener.set_nonblocking(true)?;

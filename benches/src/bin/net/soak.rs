@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::service::{IPERF, Services};
+use crate::service::{self, IPERF, Services};
 use crate::sides::Side;
 use crate::{DNS_PORT, say};
 
@@ -23,10 +23,10 @@ pub(crate) fn run(seconds: u64) -> Result<()> {
     let services = Services::start()?;
     let side = Side::msb(&services)?;
     let descriptors = side.descriptors()?;
-    turn(&side, &services)?;
+    turn(&side)?;
     let (resident, start, mut turns) = (side.resident_kib()?, Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(seconds) {
-        turn(&side, &services)?;
+        turn(&side)?;
         turns += 1;
     }
     let ended = Instant::now();
@@ -48,8 +48,8 @@ pub(crate) fn run(seconds: u64) -> Result<()> {
 }
 
 /// Every load once, all at the same time.
-fn turn(side: &Side, services: &Services) -> Result<()> {
-    let echo = services.echo;
+fn turn(side: &Side) -> Result<()> {
+    let echo = service::echo()?;
     let held = side.hold(echo, HELD)?;
     thread::scope(|scope| {
         let mut loads: Vec<thread::ScopedJoinHandle<'_, Result<f64>>> = Vec::new();
