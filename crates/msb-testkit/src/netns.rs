@@ -191,19 +191,29 @@ impl NetnsGuest {
         PathBuf::from(format!("/proc/{}/ns/{kind}", self.holder.id()))
     }
 
-    /// The device is made where the thread that asks for it is, so one thread goes there.
-    fn make_tap(&self) -> OwnedFd {
+    /// Runs `work` on a thread whose sockets are the guest's.
+    ///
+    /// # Panics
+    /// When `work` does.
+    #[track_caller]
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = fs::File::open(self.namespace("net")).unwrap();
-        let make = move || {
+        let enter = move || {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(enter).join()).expect("the work inside panicked")
+    }
+
+    fn make_tap(&self) -> OwnedFd {
+        self.inside(|| {
             let device = DeviceBuilder::new()
                 .name(INTERFACE)
                 .layer(Layer::L2)
                 .enable(false);
             let device = device.build_sync().unwrap();
             device.as_fd().try_clone_to_owned().unwrap()
-        };
-        std::thread::spawn(make).join().unwrap()
+        })
     }
 
     fn configure(&self, settings: &NetnsSettings) {
