@@ -6,7 +6,11 @@
     reason = "the setting that allows it in tests does not reach helper functions"
 )]
 
+mod faults;
 mod kernel;
+mod many;
+mod names;
 mod rig;
 mod tap;
 mod tools;
+mod transfer;

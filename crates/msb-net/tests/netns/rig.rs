@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
@@ -28,22 +29,33 @@ impl Rig {
 
     /// The same, with further settings.
     pub(crate) fn with(policy: &str, configure: impl FnOnce(&mut Config)) -> Option<Self> {
-        Self::connect(policy, configure, settings)
+        Self::over(policy, configure, |tap| Link::tap(tap).unwrap())
+    }
+
+    /// The same, over the link that `link` makes out of the TAP device, inside the runtime.
+    pub(crate) fn over(
+        policy: &str,
+        configure: impl FnOnce(&mut Config),
+        link: impl FnOnce(OwnedFd) -> Link,
+    ) -> Option<Self> {
+        Self::connect(policy, configure, settings, link)
     }
 
     /// The same, with a guest that has to find out everything by itself.
     pub(crate) fn bare(policy: &str, configure: impl FnOnce(&mut Config)) -> Option<Self> {
-        Self::connect(policy, configure, |config| NetnsSettings {
+        let settings = |config: &Config| NetnsSettings {
             addresses: Vec::new(),
             gateways: Vec::new(),
             ..settings(config)
-        })
+        };
+        Self::connect(policy, configure, settings, |tap| Link::tap(tap).unwrap())
     }
 
     fn connect(
         policy: &str,
         configure: impl FnOnce(&mut Config),
         settings: impl FnOnce(&Config) -> NetnsSettings,
+        link: impl FnOnce(OwnedFd) -> Link,
     ) -> Option<Self> {
         let events = Arc::new(Mutex::new(Vec::new()));
         let mut config = Config::new(Arc::new(NetworkPolicy::parse(policy).unwrap()));
@@ -59,7 +71,7 @@ impl Rig {
             .build()
             .unwrap();
         let inside = runtime.enter();
-        let link = Link::tap(guest.take_tap()).unwrap();
+        let link = link(guest.take_tap());
         let (network, mut flows) = msb_net::start(link, config);
         tokio::spawn(async move {
             while let Some(flow) = flows.recv().await {

@@ -1,11 +1,9 @@
 //! A TAP device as the link.
 
-use std::io::Write as _;
-use std::process::Stdio;
-
 use msb_net::Event;
 
 use crate::rig::{Rig, authority, gateways, output, pattern, tool, web_server};
+use crate::transfer;
 
 #[test]
 fn curl_gets_and_puts_megabytes_over_both_families() {
@@ -23,18 +21,7 @@ fn curl_gets_and_puts_megabytes_over_both_families() {
             got.stdout.len()
         );
 
-        let mut put = rig.guest.command(&curl);
-        put.args(["-sS", "-T", "-", "-H", "Transfer-Encoding:"])
-            .args(["-H", &format!("Content-Length: {len}"), &url]);
-        let mut put = put
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = put.stdin.take().unwrap();
-        std::thread::spawn(move || stdin.write_all(&pattern(len)));
-        let put = put.wait_with_output().unwrap();
-        assert_eq!(put.stdout, b"same", "{url}");
+        assert_eq!(transfer::put(&rig, &curl, &url, len), b"same", "{url}");
     }
 }
 
