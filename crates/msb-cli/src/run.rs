@@ -22,6 +22,12 @@ pub(crate) async fn run(args: Run) -> Result<u8> {
     let mut interrupts = Interrupts::new().context("cannot watch for signals")?;
     let command = utf8(&args.command)?;
     let interactive = args.interactive;
+    let any = args
+        .limits
+        .publish
+        .iter()
+        .filter(|port| port.host.port() == 0);
+    let asked_for_any: Vec<u16> = any.map(|port| port.guest_port).collect();
     let workdir = args.workdir.clone();
     let events = args.engine.events.as_deref().map(EventFile::open);
     let events = events.transpose()?;
@@ -36,6 +42,12 @@ pub(crate) async fn run(args: Run) -> Result<u8> {
         sandbox = builder.create() => sandbox?,
         code = interrupts.next() => return Ok(code),
     };
+    for port in sandbox
+        .ports()
+        .filter(|port| asked_for_any.contains(&port.guest_port))
+    {
+        eprintln!("msb: published {port}");
+    }
     let outcome = tokio::select! {
         outcome = execute(&sandbox, &command, workdir, interactive) => outcome,
         code = interrupts.next() => Ok(code),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use msb_name::HostName;
 use msb_policy::{NetworkPolicy, PinTable};
@@ -20,6 +21,9 @@ pub const DEFAULT_MAX_FLOWS: usize = 256;
 /// Flows of datagrams, echo requests among them, a guest may have at once unless [`Config::max_udp_flows`] says otherwise.
 pub const DEFAULT_MAX_UDP_FLOWS: usize = 256;
 
+/// How long a query may wait for upstream unless [`Config::query_timeout`] says otherwise.
+pub const DEFAULT_QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Everything [`start`](crate::start) needs to know.
 #[derive(Clone)]
 pub struct Config {
@@ -34,6 +38,12 @@ pub struct Config {
     pub hosts: Vec<(HostName, HostEntry)>,
     /// Upstream name servers in order of preference; `None`: those of the host's `/etc/resolv.conf`.
     pub nameservers: Option<Vec<SocketAddr>>,
+    /// How long a query may wait for upstream, fail-over included: 5 s. Then it is answered with SERVFAIL.
+    pub query_timeout: Duration,
+    /// Whether addresses that are not public are left out of answers from upstream unless a rule about addresses allows them
+    /// (SPEC D3). True; without it whoever runs a zone that the guest may ask can point its names at inner services, and only
+    /// the policy for connections is left.
+    pub rebind_protection: bool,
     /// Takes every address the guest was told for a name.
     pub pins: Arc<Mutex<PinTable>>,
     /// Takes the network's events. Called from the network's tasks: it must not block.
@@ -64,6 +74,8 @@ impl Config {
             policy,
             hosts: Vec::new(),
             nameservers: None,
+            query_timeout: DEFAULT_QUERY_TIMEOUT,
+            rebind_protection: true,
             pins: Arc::default(),
             events: Arc::new(|_| {}),
             max_flows: DEFAULT_MAX_FLOWS,
@@ -83,6 +95,8 @@ impl fmt::Debug for Config {
             .field("addresses", &self.addresses)
             .field("hosts", &self.hosts)
             .field("nameservers", &self.nameservers)
+            .field("query_timeout", &self.query_timeout)
+            .field("rebind_protection", &self.rebind_protection)
             .field("max_flows", &self.max_flows)
             .field("max_udp_flows", &self.max_udp_flows)
             .field("refused_udp_ports", &self.refused_udp_ports)

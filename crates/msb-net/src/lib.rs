@@ -66,7 +66,8 @@ mod tcp;
 mod timers;
 
 pub use config::{
-    Addresses, Config, DEFAULT_MAX_FLOWS, DEFAULT_MAX_UDP_FLOWS, DEFAULT_MTU, HostEntry, MIN_MTU,
+    Addresses, Config, DEFAULT_MAX_FLOWS, DEFAULT_MAX_UDP_FLOWS, DEFAULT_MTU,
+    DEFAULT_QUERY_TIMEOUT, HostEntry, MIN_MTU,
 };
 pub use counters::Counters;
 pub use event::{Event, EventSink};

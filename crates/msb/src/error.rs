@@ -26,6 +26,17 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A port that is to be published is somebody else's.
+    #[error(
+        "cannot publish {port}: the port is taken{}; choose another, or 0 for any that is free",
+        owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default()
+    )]
+    PortTaken {
+        /// What was asked for.
+        port: crate::PortMapping,
+        /// Whose it is, where that can be known.
+        owner: Option<String>,
+    },
     /// Kernel, initramfs or image are missing or unusable.
     #[error(transparent)]
     Image(#[from] msb_image::Error),

@@ -37,6 +37,7 @@
 
 mod agent;
 mod builder;
+mod dns;
 mod error;
 mod event;
 mod exec;
@@ -44,6 +45,7 @@ mod gate;
 mod limits;
 mod network;
 mod plan;
+mod ports;
 mod proxy;
 mod record;
 mod route;
@@ -69,5 +71,6 @@ pub use error::Error;
 pub use event::Event;
 pub use exec::{Command, ExitStatus, Output, Piece, Process, Stdin};
 pub use network::{HostAddress, NetworkBuilder, TlsBuilder};
+pub use ports::PortMapping;
 pub use proxy::{CutOff, Proxy, ProxyBuilder, ProxyEvent, ProxyMode};
 pub use sandbox::Sandbox;

@@ -8,8 +8,9 @@ use msb_policy::{Action, NetworkPolicy};
 use msb_secrets::ViolationAction;
 use msb_tls_proxy::{DeniedRequests, InterceptScope, NonHttp};
 
-use crate::Error;
+use crate::dns::DnsSettings;
 use crate::limits::NetworkLimits;
+use crate::{Error, PortMapping};
 
 /// What a name added with [`NetworkBuilder::add_host`] resolves to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub struct NetworkBuilder {
     pub(crate) on_violation: ViolationAction,
     pub(crate) tls: Option<TlsBuilder>,
     pub(crate) limits: NetworkLimits,
+    pub(crate) ports: Vec<PortMapping>,
+    pub(crate) dns: DnsSettings,
 }
 
 impl NetworkBuilder {
@@ -116,6 +119,14 @@ impl NetworkBuilder {
     /// Makes `name` resolve to `address` in the guest. Further calls with the same name add addresses.
     pub fn add_host(mut self, name: impl Into<String>, address: impl Into<HostAddress>) -> Self {
         self.hosts.push((name.into(), address.into()));
+        self
+    }
+
+    /// Leads a port of the host to one of the guest, for whom the rules for ingress let in. May be called several times;
+    /// [`Sandbox::ports`](crate::Sandbox::ports) tells where they are. A port that is taken is an error before anything
+    /// starts.
+    pub fn publish(mut self, port: PortMapping) -> Self {
+        self.ports.push(port);
         self
     }
 

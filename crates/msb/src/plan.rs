@@ -16,10 +16,11 @@ use msb_tls_proxy::{
 };
 use msb_vmm::AcceleratorChoice;
 
+use crate::dns::DnsSettings;
 use crate::event::Sink;
 use crate::limits::NetworkLimits;
 use crate::network::{HostAddress, NetworkBuilder, TlsBuilder, UpstreamSetting};
-use crate::{Error, SandboxBuilder};
+use crate::{Error, PortMapping, SandboxBuilder};
 
 /// What the base image and its services need; less and the guest dies of memory with no word why.
 const LEAST_MEMORY_MIB: u32 = 128;
@@ -42,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) secrets: SecretSet,
     pub(crate) policy: Arc<NetworkPolicy>,
     pub(crate) hosts: Vec<(HostName, HostEntry)>,
+    pub(crate) ports: Vec<PortMapping>,
+    pub(crate) dns: DnsSettings,
     pub(crate) on_violation: ViolationAction,
     pub(crate) interception: Option<Interception>,
     pub(crate) limits: NetworkLimits,
@@ -79,6 +82,8 @@ impl Plan {
         let policy = policy(&network)?;
         network.limits.check()?;
         let hosts = plan_hosts(network.hosts)?;
+        network.ports.iter().try_for_each(PortMapping::check)?;
+        network.dns.check()?;
         let mut warnings = check_reach(&secrets, &policy, &hosts, interception.as_ref())?;
         warnings.extend(policy.warnings());
         if let Some(interception) = &interception {
@@ -90,6 +95,8 @@ impl Plan {
             secrets,
             policy: Arc::new(policy),
             hosts,
+            ports: network.ports,
+            dns: network.dns,
             on_violation: network.on_violation,
             limits: network.limits,
             interception,

@@ -108,6 +108,11 @@ impl Record {
         self
     }
 
+    /// Who comes to a published port, and to which of the guest's.
+    fn client(self, protocol: Protocol, client: &SocketAddr, guest_port: u16) -> Self {
+        self.flow(protocol, &SocketAddr::new(client.ip(), guest_port))
+    }
+
     fn port(mut self, port: u16) -> Self {
         self.port = Some(port);
         self
@@ -187,6 +192,24 @@ fn network(event: &msb_net::Event) -> Record {
             reason,
         } => Record::new("datagram_refused")
             .flow(Protocol::Udp, destination)
+            .reason(reason),
+        Network::ClientConnected {
+            protocol,
+            client,
+            guest_port,
+        } => Record::new("client_connected").client(*protocol, client, *guest_port),
+        Network::ClientRefused { client, guest_port } => Record::new("client_refused")
+            .client(Protocol::Tcp, client, *guest_port)
+            .reason("the guest takes no connection on this port"),
+        Network::ClientDenied {
+            protocol,
+            client,
+            guest_port,
+            cause,
+            reason,
+        } => Record::new("client_denied")
+            .client(*protocol, client, *guest_port)
+            .rule(cause)
             .reason(reason),
         Network::FlowLimit {
             protocol,

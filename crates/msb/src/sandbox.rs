@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use msb_agent_proto::v1::PowerOffRequest;
 use msb_image::{Guest, RootDisk};
+use msb_net::PublishedPort;
 use msb_policy::NetworkPolicy;
 use msb_tls_proxy::TlsProxy;
 use msb_vmm::{Accelerator, Vm};
@@ -16,7 +17,7 @@ use tonic::Status;
 
 use crate::agent::Client;
 use crate::exec::{Command, Output, explain};
-use crate::{Error, SandboxBuilder, plan};
+use crate::{Error, PortMapping, SandboxBuilder, plan};
 
 /// How long a guest may take to power off before it is killed. Its agent gives processes 2 s after SIGTERM.
 const POWER_OFF_WAIT: Duration = Duration::from_secs(10);
@@ -34,6 +35,7 @@ pub struct Sandbox {
     pub(crate) ca_pem: Option<String>,
     /// `None`: nothing is intercepted.
     pub(crate) tls: Option<Arc<TlsProxy>>,
+    pub(crate) ports: Vec<Arc<PublishedPort>>,
     // Ends with the sandbox.
     pub(crate) tasks: Tasks,
 }
@@ -85,6 +87,15 @@ impl Sandbox {
     /// The certificate of this sandbox's own authority, as PEM; `None` when nothing is intercepted.
     pub fn ca_certificate(&self) -> Option<&str> {
         self.ca_pem.as_deref()
+    }
+
+    /// The published ports, with the numbers that they have on the host.
+    pub fn ports(&self) -> impl ExactSizeIterator<Item = PortMapping> {
+        self.ports.iter().map(|port| PortMapping {
+            host: port.address(),
+            guest_port: port.guest_port(),
+            protocol: port.protocol(),
+        })
     }
 
     /// Puts other rules about requests in the place of all there are, each in the text form of

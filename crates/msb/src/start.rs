@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use msb_agent_proto::v1::{ConfigureRequest, Network as GuestNetwork};
 use msb_ca::SandboxCa;
 use msb_image::{DiskFormat, Guest, GuestPaths, RootDisk, Store};
-use msb_net::Addresses;
+use msb_net::{Addresses, PublishedPort};
 use msb_policy::PinTable;
 use msb_secrets::{SecretSet, ViolationAction};
 use msb_tls_proxy::{Drain, HttpRules, Limits, PlainConfig, TlsProxy};
@@ -23,7 +23,7 @@ use crate::exec::{explain, printable};
 use crate::plan::{Interception, Plan};
 use crate::route::Router;
 use crate::sandbox::{Boot, CONSOLE_LINES, END_WAIT, Running, Tasks};
-use crate::{Error, Sandbox};
+use crate::{Error, PortMapping, Sandbox};
 
 /// The guest decides how many it sends; nobody reads more.
 const MAX_GUEST_WARNINGS: usize = 100;
@@ -37,6 +37,8 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         None => Store::open_default()?,
     };
     let (guest, root) = resolve_files(&store, &plan)?;
+    let ports = plan.ports.iter().map(PortMapping::bind);
+    let ports = ports.collect::<Result<Vec<_>, _>>()?;
     let (terminate, terminated) = watch::channel(None);
     let events = Events {
         sandbox: plan.name.clone(),
@@ -67,7 +69,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         machine: Arc::clone(&machine),
         network: None,
     };
-    let client = connect(&plan, &events, proxy.clone(), channels, &mut tasks).await?;
+    let client = connect(&plan, &events, proxy.clone(), channels, &ports, &mut tasks).await?;
     let ca_pem = proxy.as_ref().map(|proxy| proxy.ca().cert_pem());
     let configured =
         configure_guest(&plan, &events, &machine, client.clone(), ca_pem.as_deref()).await;
@@ -87,6 +89,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
             _root: root,
         },
         ca_pem,
+        ports,
         tls: proxy,
         tasks,
     })
@@ -190,6 +193,7 @@ async fn connect(
     events: &Events,
     proxy: Option<Arc<TlsProxy>>,
     channels: Channels,
+    ports: &[Arc<PublishedPort>],
     tasks: &mut Tasks,
 ) -> Result<Client, Error> {
     let link = channels.network.ok_or_else(|| Error::Host {
@@ -202,7 +206,9 @@ async fn connect(
     config.pins = Arc::clone(&pins);
     config.events = events.network_sink();
     config.reads_server_names = true;
+    config.published = ports.to_vec();
     plan.limits.apply(&mut config);
+    plan.dns.apply(&mut config);
     let intercepted = plan.interception.as_ref();
     if let Some(interception) = intercepted.filter(|interception| interception.block_quic) {
         config.refused_udp_ports.clone_from(&interception.ports);

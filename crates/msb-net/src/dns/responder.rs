@@ -82,6 +82,8 @@ pub(crate) struct Responder {
     hosts: Arc<HashMap<HostName, Vec<HostEntry>>>,
     addresses: Addresses,
     policy: PolicyCell,
+    /// See [`Config::rebind_protection`](crate::Config::rebind_protection).
+    rebind_protection: bool,
     counters: Arc<DropCounters>,
 }
 
@@ -100,7 +102,15 @@ impl Responder {
             hosts: Arc::new(table),
             addresses,
             policy,
+            rebind_protection: true,
             counters,
+        }
+    }
+
+    pub(crate) fn rebind_protection(self, rebind_protection: bool) -> Self {
+        Self {
+            rebind_protection,
+            ..self
         }
     }
 
@@ -196,7 +206,11 @@ impl Responder {
                 }
             };
             let is_host = self.addresses.is_gateway(address);
-            if let Err(denial) = policy.decide_answer(address, is_host, None) {
+            let decided = match self.rebind_protection || is_host {
+                true => policy.decide_answer(address, is_host, None),
+                false => Ok(()),
+            };
+            if let Err(denial) = decided {
                 denied = Some(name_denied(question, denial));
                 continue;
             }

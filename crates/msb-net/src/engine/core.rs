@@ -63,7 +63,8 @@ impl Engine {
             addresses,
             policy.clone(),
             Arc::clone(&counters),
-        );
+        )
+        .rebind_protection(config.rebind_protection);
         Self {
             link: Link {
                 local: EthernetAddress(addresses.gateway_mac),

@@ -14,9 +14,7 @@ use crate::config::Config;
 use crate::dns::{Answer, Question, Responder, Upstream};
 use crate::event::Event;
 
-/// How long the guest waits for an answer at most, fail-over included.
-const QUERY_LIMIT: Duration = Duration::from_secs(5);
-/// How long one server may take before the next is asked.
+/// How long one server may take at most before the next is asked; less if there is less time in all.
 const SERVER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Answers questions by asking upstream.
@@ -30,8 +28,8 @@ pub(super) struct Upstreams {
 
 impl Upstreams {
     pub(super) fn new(responder: Responder, config: Arc<Config>) -> Self {
-        let resolver =
-            build(config.nameservers.as_deref()).map_err(|error| error.to_string().into());
+        let resolver = build(config.nameservers.as_deref(), config.query_timeout);
+        let resolver = resolver.map_err(|error| error.to_string().into());
         Self {
             responder,
             config,
@@ -47,15 +45,16 @@ impl Upstreams {
         &self.config
     }
 
-    /// The answer to `question`, within 5 s. Failing is an answer, too (SERVFAIL), and an event.
+    /// The answer to `question`, within [`Config::query_timeout`]. Failing is an answer, too (SERVFAIL), and an event.
     pub(super) async fn ask(&self, question: &Question) -> Answer {
         let reason = match &self.resolver {
             Err(reason) => reason.to_string(),
             Ok(resolver) => {
                 let lookup =
                     resolver.lookup(question.query.name().clone(), question.query.query_type());
-                match tokio::time::timeout(QUERY_LIMIT, lookup).await {
-                    Err(_) => format!("no answer within {} s", QUERY_LIMIT.as_secs()),
+                let limit = self.config.query_timeout;
+                match tokio::time::timeout(limit, lookup).await {
+                    Err(_) => format!("no answer within {limit:?}"),
                     Ok(Ok(lookup)) => {
                         return self.responder.answer(
                             question,
@@ -100,7 +99,7 @@ fn negative(error: NetError) -> Result<Upstream, NetError> {
     }
 }
 
-fn build(nameservers: Option<&[SocketAddr]>) -> Result<TokioResolver, NetError> {
+fn build(nameservers: Option<&[SocketAddr]>, limit: Duration) -> Result<TokioResolver, NetError> {
     let provider = TokioRuntimeProvider::default();
     let mut builder = match nameservers {
         None => TokioResolver::builder(provider)?,
@@ -113,7 +112,8 @@ fn build(nameservers: Option<&[SocketAddr]>) -> Result<TokioResolver, NetError> 
         }
     };
     let options = builder.options_mut();
-    options.timeout = SERVER_LIMIT;
+    // So that a second server is asked before the time is up.
+    options.timeout = SERVER_LIMIT.min(limit * 2 / 5);
     options.attempts = 2;
     // The host's own table is not the guest's business; `Config::hosts` is.
     options.use_hosts_file = ResolveHosts::Never;

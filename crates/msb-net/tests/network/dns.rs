@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::guest::soon;
-use crate::rig::{GATEWAY_V4, GATEWAY_V6, Rig, echo_service, gateway, ip};
+use crate::rig::{GATEWAY_V4, GATEWAY_V6, Rig, echo_service, gateway, ip, rules};
 
 const ELSEWHERE: &str = "9.9.9.9:53";
 
@@ -376,6 +376,44 @@ async fn the_host_has_no_name_where_it_is_denied() {
     assert_eq!(response.metadata.response_code, ResponseCode::NXDomain);
     assert!(matches!(rig.event().await, Event::NameDenied { .. }));
     assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+/// The answer is given; the connection is still denied, whatever name it was resolved for.
+#[tokio::test]
+async fn without_rebinding_protection_the_policy_for_connections_is_left() {
+    let (server, _) = upstream(zone).await;
+    let mut rig = Rig::with("public", |config| {
+        config.nameservers = Some(vec![server]);
+        config.rebind_protection = false;
+        config.policy = rules(&["allow@inner.example.org"], "public");
+    });
+    let response = ask(&rig, ELSEWHERE, &query("inner.example.org.", RecordType::A)).await;
+    assert_eq!(addresses(&response), [ip("10.0.0.1")]);
+    let inner = SocketAddr::new(ip("10.0.0.1"), 443);
+    let error = rig.guest.connect(inner).await.err().unwrap();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(matches!(rig.event().await, Event::Denied { .. }));
+}
+
+#[tokio::test]
+async fn the_time_for_a_query_is_what_was_asked_for() {
+    let silent = silent_server().await;
+    let mut rig = Rig::with("public", |config| {
+        config.nameservers = Some(vec![silent.local_addr().unwrap()]);
+        config.query_timeout = Duration::from_millis(50);
+    });
+    let response = ask(&rig, ELSEWHERE, &query("www.example.org.", RecordType::A)).await;
+    assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
+    // Either all servers have been tried by then, or the time is up; five seconds are not waited for.
+    match rig.event().await {
+        Event::NameFailed { reason, .. } => {
+            assert!(
+                reason.contains("50ms") || reason.contains("timed out"),
+                "{reason}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

@@ -153,6 +153,9 @@ impl Plan {
         if !(1..=usize::from(u16::MAX)).contains(&builder.max_connections) {
             return config("the connections may be from 1 to 65535".into());
         }
+        if !builder.network.ports.is_empty() {
+            return config("a proxy has no guest to publish ports of".into());
+        }
         let network = std::mem::take(&mut builder.network);
         let (secrets, interception, mut warnings) =
             check(std::mem::take(&mut builder.secrets), &network)?;

@@ -3,8 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use msb::net::Event as Net;
-use msb::{Event, HostAddress};
+use msb::{Event, HostAddress, PortMapping, Sandbox};
 use msb_e2e::{API, Guest, Origins, on_guests};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 
 #[test]
 fn names_and_connections_are_those_the_policy_allows() {
@@ -27,6 +29,57 @@ fn names_and_connections_are_those_the_policy_allows() {
         the_host_is_reached_over_both_families(&guest, &origins).await;
         a_denied_connection_is_reset_at_once(&guest).await;
         a_closed_port_of_the_host_is_refused(&guest).await;
+        guest.stop().await;
+    });
+}
+
+/// SPEC V8.
+#[test]
+fn published_ports_lead_to_the_guest() {
+    on_guests(async {
+        let guest = Guest::boot("published", |builder| {
+            let ports = ["0:8080", "[::1]:0:8080", "0:9000"];
+            let ports = ports.map(|text| text.parse::<PortMapping>().expect("a port"));
+            builder.network(|n| ports.into_iter().fold(n, |n, port| n.publish(port)))
+        })
+        .await;
+        let line = "cd /etc && python3 -m http.server --bind :: 8080 > /dev/null 2>&1 &
+            until curl -sS -o /dev/null http://127.0.0.1:8080/; do sleep 0.1; done";
+        guest
+            .sh(line)
+            .await
+            .check("the guest's server is up", 0, "", "");
+        let ports: Vec<_> = guest.sandbox.ports().map(|port| port.host).collect();
+        for address in &ports[..2] {
+            let mut stream = TcpStream::connect(address)
+                .await
+                .expect("the published port");
+            let request = b"GET /hostname HTTP/1.0\r\n\r\n";
+            let answer = msb_testkit::exchange(&mut stream, request).await;
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with("HTTP/1.0 200 "), "{address}: {answer}");
+            assert!(answer.ends_with("published\n"), "{address}: {answer}");
+        }
+        // Nothing listens there.
+        let mut refused = TcpStream::connect(ports[2])
+            .await
+            .expect("the published port");
+        let error = refused.read_u8().await.expect_err("a reset");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+
+        let taken = PortMapping::tcp(ports[0].port(), 80);
+        let again = Sandbox::builder("again")
+            .image("base")
+            .network(|n| n.publish(taken));
+        let error = Box::pin(again.create())
+            .await
+            .expect_err("a port that is taken")
+            .to_string();
+        assert!(error.contains(&taken.to_string()), "{error}");
+        assert!(
+            error.contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
         guest.stop().await;
     });
 }
