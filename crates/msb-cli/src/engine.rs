@@ -217,7 +217,7 @@ pub(crate) fn parse_host(text: &str) -> Result<HostArg, String> {
 }
 
 /// A number of bytes: `65536`, `64KiB`, `16M`, `1 GiB`. K, M and G are powers of 1024, with or without `iB`.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = text[digits.len()..].trim_start();
     let unit = unit.strip_suffix("iB").unwrap_or(unit);

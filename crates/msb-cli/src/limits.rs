@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use msb::{NetworkBuilder, PortMapping};
 
+use crate::engine::parse_size;
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LimitArgs {
     /// How many TCP connections may be open at once, and as many flows of UDP; more are refused. Default: 256.
@@ -30,6 +32,21 @@ pub(crate) struct LimitArgs {
     /// Gives the guest addresses from DNS that are not public. Connections to them are still up to the policy.
     #[arg(long)]
     pub(crate) no_dns_rebind_protection: bool,
+    /// How much the guest may send, as bytes a second or with KiB, MiB or GiB, such as 10MiB/s; more waits. Default: no bound.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bandwidth)]
+    pub(crate) net_egress_bandwidth: Option<u64>,
+
+    /// How many Ethernet frames the guest may send a second, such as 10000/s; more wait. Default: no bound.
+    #[arg(long, value_name = "NUMBER", value_parser = parse_ops)]
+    pub(crate) net_egress_ops: Option<u64>,
+
+    /// How much the guest is sent, as bytes a second or with KiB, MiB or GiB, such as 10MiB/s; more waits. Default: no bound.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bandwidth)]
+    pub(crate) net_ingress_bandwidth: Option<u64>,
+
+    /// How many Ethernet frames the guest is sent a second, such as 10000/s; more wait. Default: no bound.
+    #[arg(long, value_name = "NUMBER", value_parser = parse_ops)]
+    pub(crate) net_ingress_ops: Option<u64>,
 }
 
 impl LimitArgs {
@@ -47,6 +64,18 @@ impl LimitArgs {
         if let Some(milliseconds) = self.dns_query_timeout_ms {
             network = network.dns_query_timeout(Duration::from_millis(milliseconds));
         }
+        if let Some(bytes) = self.net_egress_bandwidth {
+            network = network.egress_bandwidth(bytes);
+        }
+        if let Some(frames) = self.net_egress_ops {
+            network = network.egress_ops(frames);
+        }
+        if let Some(bytes) = self.net_ingress_bandwidth {
+            network = network.ingress_bandwidth(bytes);
+        }
+        if let Some(frames) = self.net_ingress_ops {
+            network = network.ingress_ops(frames);
+        }
         network.dns_rebind_protection(!self.no_dns_rebind_protection)
     }
 }
@@ -60,4 +89,48 @@ fn parse_nameserver(text: &str) -> Result<SocketAddr, String> {
     address
         .or_else(|_| text.parse())
         .map_err(|_| "write an IP address, or ADDRESS:PORT with an IPv6 address in brackets".into())
+}
+
+/// A number of bytes as for sizes, with or without `/s`.
+fn parse_bandwidth(text: &str) -> Result<u64, String> {
+    let bytes = parse_size(text.strip_suffix("/s").unwrap_or(text)).ok();
+    let bytes = bytes.filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "write bytes a second, such as 65536, 64KiB/s or 10MiB/s".into())
+}
+
+fn parse_ops(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text).parse().ok();
+    let number = number.filter(|number| *number > 0);
+    number.ok_or_else(|| "write a number of frames a second, such as 10000 or 10000/s".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_parse_or_say_what_to_write() {
+        for (text, expected) in [
+            ("65536", Some(65_536)),
+            ("10MiB/s", Some(10 << 20)),
+            ("10 MiB/s", Some(10 << 20)),
+            ("1G", Some(1 << 30)),
+            ("0", None),
+            ("0/s", None),
+            ("10MB/s", None),
+            ("10MiB/h", None),
+            ("/s", None),
+        ] {
+            assert_eq!(parse_bandwidth(text).ok(), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("1", Some(1)),
+            ("500/s", Some(500)),
+            ("0", None),
+            ("1k", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_ops(text).ok(), expected, "{text}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use msb_policy::{NetworkPolicy, PinTable};
 
 use crate::event::EventSink;
 use crate::published::PublishedPort;
+use crate::rate::Rates;
 
 /// Largest MTU QEMU's virtio-net takes: an IP packet of it still fits a 16-bit length with all headers.
 pub const DEFAULT_MTU: u16 = 65_520;
@@ -58,6 +59,10 @@ pub struct Config {
     pub refused_udp_ports: Vec<u16>,
     /// Ports of the host that lead to the guest.
     pub published: Vec<Arc<PublishedPort>>,
+    /// How much the guest may send. While it has sent too much, its link is not read.
+    pub egress: Rates,
+    /// How much is sent to the guest. Answers of the gateway itself (names, errors, acknowledgements) count, and do not wait.
+    pub ingress: Rates,
     /// Whether who takes the flows reads the server name out of each and tells it to the flow's [judge](crate::Flow::judge),
     /// before a byte is sent on if the flow [needs it](crate::Flow::needs_name). Else the names that the guest was told for the
     /// address decide alone.
@@ -82,6 +87,8 @@ impl Config {
             max_udp_flows: DEFAULT_MAX_UDP_FLOWS,
             refused_udp_ports: Vec::new(),
             published: Vec::new(),
+            egress: Rates::default(),
+            ingress: Rates::default(),
             reads_server_names: false,
         }
     }
@@ -101,6 +108,8 @@ impl fmt::Debug for Config {
             .field("max_udp_flows", &self.max_udp_flows)
             .field("refused_udp_ports", &self.refused_udp_ports)
             .field("published", &self.published)
+            .field("egress", &self.egress)
+            .field("ingress", &self.ingress)
             .field("reads_server_names", &self.reads_server_names)
             .finish_non_exhaustive()
     }

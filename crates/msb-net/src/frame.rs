@@ -116,6 +116,10 @@ pub(crate) struct FrameWriter {
     /// Unwritten bytes are `buffer[start..end]`.
     start: usize,
     end: usize,
+    /// Bytes and frames that flows may append.
+    allowance: (i64, i64),
+    /// Bytes and frames that were appended under it, by answers to single frames as well, which do not ask.
+    appended: (i64, i64),
 }
 
 impl FrameWriter {
@@ -124,7 +128,20 @@ impl FrameWriter {
             buffer: vec![0; WRITE_HIGH_WATER + 2 * (PREFIX_LEN + MAX_FRAME_LEN)],
             start: 0,
             end: 0,
+            allowance: (i64::MAX, i64::MAX),
+            appended: (0, 0),
         }
+    }
+
+    /// Lets flows append so many bytes and frames from now on.
+    pub(crate) fn allow(&mut self, allowance: (i64, i64)) {
+        self.allowance = allowance;
+        self.appended = (0, 0);
+    }
+
+    /// Bytes and frames that were appended since the last call of [`allow`](Self::allow).
+    pub(crate) fn appended(&self) -> (i64, i64) {
+        self.appended
     }
 
     /// Appends a frame of `len` bytes that `fill` writes.
@@ -140,6 +157,8 @@ impl FrameWriter {
         let prefix = u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes();
         self.buffer[self.end..frame_start].copy_from_slice(&prefix);
         self.end = frame_end;
+        self.appended.0 += i64::try_from(len).unwrap_or(0);
+        self.appended.1 += 1;
         fill(&mut self.buffer[frame_start..frame_end])
     }
 
@@ -175,6 +194,12 @@ impl FrameWriter {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// Whether flows may append something.
+    pub(crate) fn has_room(&self) -> bool {
+        let (allowed, appended) = (self.allowance, self.appended);
+        !self.is_full() && allowed.0 > appended.0 && allowed.1 > appended.1
     }
 
     /// Whether flows should wait until the guest has read some of what is queued.

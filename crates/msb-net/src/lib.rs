@@ -42,6 +42,11 @@
 //! one address of [`Addresses`]; one that asks for routers may also make up an address in the prefix, for every source
 //! is answered. [`Network::counters`] tells what was dropped and why.
 //!
+//! [`Config::egress`] and [`Config::ingress`] are token buckets over whole frames: what is over them waits, by the link not being
+//! read, or by flows not being served; a frame may be ahead of its time, and is waited for after it. At
+//! [`Config::max_flows`] new connections are reset, but for those that carried nothing for two hours and four minutes,
+//! which make place.
+//!
 //! TCP segments and IP checksums are always verified; there are no offloads.
 
 #![forbid(unsafe_code)]
@@ -59,6 +64,7 @@ mod packet;
 mod policy;
 mod pool;
 mod published;
+mod rate;
 mod reply;
 mod stream;
 mod table;
@@ -73,4 +79,5 @@ pub use counters::Counters;
 pub use event::{Event, EventSink};
 pub use io::{Flow, Judge, Link, Network, is_own_address, start};
 pub use published::PublishedPort;
+pub use rate::{Rate, Rates};
 pub use stream::{FlowReset, FlowStream};

@@ -31,6 +31,8 @@ const LINGER_LIMIT: Duration = Duration::from_secs(60);
 /// How often a guest that has closed its half is asked whether it is still there. Nothing else would tell that its
 /// program has ended: a kernel forgets such a socket after a minute (Linux's `tcp_fin_timeout`), without a word.
 const HALF_CLOSED_PROBE: Duration = Duration::from_secs(75);
+/// How long a connection may carry nothing at all, not even a probe (RFC 5382, REQ-5: two hours and four minutes at least).
+const IDLE_LIMIT: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
 /// Segments sent in one go before other flows get their turn.
 const BURST: usize = 8;
 
@@ -43,6 +45,8 @@ pub(crate) struct FlowTcp {
     end: End,
     /// When the connection is given up whatever its state.
     give_up_at: Option<Instant>,
+    /// When it may be given up if nothing is carried until then.
+    idle_at: Instant,
 }
 
 /// What this end has done with the connection.
@@ -93,7 +97,14 @@ impl FlowTcp {
             wire,
             end: End::Attached,
             give_up_at: None,
+            idle_at: now + IDLE_LIMIT,
         }
+    }
+
+    /// Whether it has carried nothing for so long that it may be given up. No timer is kept for that, which each segment
+    /// would have to move.
+    pub(crate) fn is_idle(&mut self, now: Instant) -> bool {
+        self.idle_at <= now && self.stage() == Stage::Open
     }
 
     /// Answers the connection request `syn`, a whole IP packet sent to `local`.
@@ -147,6 +158,7 @@ impl FlowTcp {
         link: Link,
         out: &mut FrameWriter,
     ) {
+        self.idle_at = now + IDLE_LIMIT;
         let mut device = self.wire.attach(Some(packet), Some((link, out)));
         let (interface, sockets) = (&mut self.interface, &mut self.sockets);
         let polled = contain(|| interface.poll_ingress_single(now, &mut device, sockets));
@@ -178,13 +190,13 @@ impl FlowTcp {
             self.abort();
         }
         for _ in 0..BURST {
-            if out.is_full() {
+            if !out.has_room() {
                 return Progress::More;
             }
             let mut device = self.wire.attach(None, Some((link, &mut *out)));
             let (interface, sockets) = (&mut self.interface, &mut self.sockets);
             match contain(|| interface.poll_egress(now, &mut device, sockets)) {
-                Some(PollResult::SocketStateChanged) => {}
+                Some(PollResult::SocketStateChanged) => self.idle_at = now + IDLE_LIMIT,
                 Some(PollResult::None) => return Progress::Idle,
                 None => {
                     self.fail();
@@ -409,7 +421,7 @@ impl Device for WireDevice<'_> {
 
     fn transmit(&mut self, _: Instant) -> Option<Transmit<'_>> {
         let (link, out) = self.output.as_mut()?;
-        (!out.is_full()).then_some(Transmit(*link, out))
+        out.has_room().then_some(Transmit(*link, out))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

@@ -20,6 +20,7 @@ use crate::fragments::Reassembler;
 use crate::frame::FrameWriter;
 use crate::packet::{self, Inbound};
 use crate::policy::PolicyCell;
+use crate::rate::Shaper;
 use crate::reply::{self, Link, Quote, Unreachable};
 use crate::stream::{Clock, ReadyQueue};
 use crate::table::{FlowId, FlowTable};
@@ -28,6 +29,9 @@ use crate::timers::Timers;
 /// See the description of `engine`.
 pub(crate) struct Engine {
     pub(super) config: Config,
+    /// What the guest sends, and what it is sent.
+    egress: Shaper,
+    ingress: Shaper,
     pub(super) policy: PolicyCell,
     pub(super) responder: Responder,
     pub(super) clock: Clock,
@@ -39,6 +43,8 @@ pub(crate) struct Engine {
     pub(super) advertise_at: Option<Instant>,
     pub(super) flows: FlowTable<Entry>,
     pub(super) timers: Timers,
+    /// When connections may be asked again whether they are idle.
+    pub(super) sweep_at: Instant,
     pub(super) relays: Relays,
     pub(super) clients: Clients,
     /// Flows to be polled.
@@ -71,6 +77,8 @@ impl Engine {
                 remote: EthernetAddress(addresses.guest_mac),
                 mtu: config.mtu,
             },
+            egress: Shaper::new(config.egress, clock.now()),
+            ingress: Shaper::new(config.ingress, clock.now()),
             config,
             policy,
             responder,
@@ -81,6 +89,7 @@ impl Engine {
             advertise_at: None,
             flows: FlowTable::new(),
             timers: Timers::default(),
+            sweep_at: clock.now(),
             relays: Relays::new(),
             clients: Clients::default(),
             work: VecDeque::new(),
@@ -121,8 +130,14 @@ impl Engine {
         self.actions.pop_front()
     }
 
+    /// Whether the guest may send another frame, as far as the bounds on what it sends go.
+    pub(crate) fn takes_frames(&mut self, now: Instant) -> bool {
+        self.egress.ready_at(now).is_none()
+    }
+
     /// Takes a frame from the guest.
     pub(crate) fn handle_frame(&mut self, now: Instant, frame: &[u8]) {
+        self.egress.take(i64::try_from(frame.len()).unwrap_or(0), 1);
         if let Some(sender) = packet::sender(frame) {
             self.link.remote = sender;
         }
@@ -134,6 +149,13 @@ impl Engine {
             },
             inbound => self.handle(now, inbound),
         }
+    }
+
+    /// Counts what was sent to the guest, and says how much more may be.
+    fn pace(&mut self, now: Instant) {
+        let (octets, frames) = self.out.appended();
+        self.ingress.take(octets, frames);
+        self.out.allow(self.ingress.available(now));
     }
 
     fn handle(&mut self, now: Instant, inbound: Inbound<'_>) {
@@ -166,6 +188,7 @@ impl Engine {
 
     /// Sends what flows have to send, until the output is full.
     pub(crate) fn poll(&mut self, now: Instant) {
+        self.pace(now);
         if self.policy.take_new() {
             self.review(now);
         }
@@ -190,7 +213,7 @@ impl Engine {
         if self.advertise_at.is_some_and(|at| at <= now) {
             self.advertise(now);
         }
-        while !self.out.is_full()
+        while self.out.has_room()
             && let Some(id) = self.work.pop_front()
         {
             self.poll_flow(now, id);
@@ -198,14 +221,17 @@ impl Engine {
     }
 
     /// When to call [`poll`](Self::poll) next if nothing else happens; in the past: at once.
-    pub(crate) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        if !self.work.is_empty() && !self.out.is_full() {
+    pub(crate) fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
+        self.pace(now);
+        if !self.work.is_empty() && self.out.has_room() {
             return Some(now);
         }
         let deadlines = [
             self.timers.next(),
             self.relays.timers.next(),
             self.advertise_at,
+            self.egress.ready_at(now),
+            self.ingress.ready_at(now),
         ];
         deadlines.into_iter().flatten().min()
     }

@@ -20,6 +20,8 @@ use crate::timers::Timer;
 
 /// Shortest wait for a flow that claims to have something to send and sends nothing.
 const MIN_WAIT: Duration = Duration::from_millis(1);
+/// How often all connections are asked whether they are idle, which takes hours, while places are wanted.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(300);
 
 pub(super) struct Entry {
     pub(super) ends: Ends,
@@ -129,6 +131,7 @@ impl Engine {
     /// Whether one more connection may be open; that none may is told.
     pub(super) fn has_room(&mut self, now: Instant) -> bool {
         if self.is_at_limit() {
+            self.sweep(now);
             // Streams may have been dropped since the last poll.
             self.poll(now);
         }
@@ -219,6 +222,28 @@ impl Engine {
             announced: false,
         };
         self.queue(id);
+    }
+
+    /// Gives up the connections that are idle, for others that want their places. As long as nobody does, they are kept: a
+    /// guest that was paused for long must find them again.
+    fn sweep(&mut self, now: Instant) {
+        if self.sweep_at > now {
+            return;
+        }
+        self.sweep_at = now + SWEEP_INTERVAL;
+        for id in self.flows.ids() {
+            if let Some(State::Open { flow, .. }) = self.flows.get_mut(id).map(|entry| &entry.state)
+            {
+                let mut tcp = flow.tcp();
+                if !tcp.is_idle(now) {
+                    continue;
+                }
+                tcp.abort();
+                drop(tcp);
+                flow.tell_broken();
+                self.queue(id);
+            }
+        }
     }
 
     pub(super) fn queue(&mut self, id: FlowId) {

@@ -6,12 +6,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use msb_policy::Denial;
+use rustix::net::sockopt;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::action::Refusal;
 
 /// How long a connect may take in all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// When a silent server is asked for the first time: sooner than the five minutes after which many firewalls forget.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+/// How often it is asked again, and how often in all.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_PROBES: u32 = 4;
 
 /// Connects to what the guest dialled; the gateway stands for the host's loopback.
 ///
@@ -40,6 +46,7 @@ pub(super) async fn connect(
             match TcpStream::connect(address).await {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
+                    keep_alive(&stream);
                     return Ok(stream);
                 }
                 Err(error) => last = error,
@@ -50,6 +57,20 @@ pub(super) async fn connect(
     tokio::time::timeout(CONNECT_LIMIT, attempts)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Lets the kernel ask servers that say nothing whether they are still there, and keep the way to them open. Without it
+/// such a connection is as good, so a kernel that cannot is no fault.
+fn keep_alive(stream: &TcpStream) {
+    let set = || {
+        sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+        sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+        sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+        sockopt::set_socket_keepalive(stream, true)
+    };
+    if let Err(error) = set() {
+        tracing::debug!(%error, "no keep-alive");
+    }
 }
 
 /// The destination is one of the host's own addresses.

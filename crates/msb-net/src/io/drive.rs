@@ -115,6 +115,8 @@ fn report_closed(events: &EventSink, reason: String) {
 struct Driver {
     link: Link,
     reader: FrameReader,
+    /// Whether `reader` has frames that the guest may not have sent yet.
+    holds_frames: bool,
     engine: Engine,
     clock: Clock,
     upstreams: Upstreams,
@@ -144,6 +146,7 @@ impl Driver {
         Self {
             link,
             reader: FrameReader::new(),
+            holds_frames: false,
             engine,
             clock,
             upstreams,
@@ -188,18 +191,18 @@ impl Driver {
             if timer.deadline() > deadline || timer.is_elapsed() {
                 timer.as_mut().reset(deadline);
             }
-            let (has_output, takes_input) = {
-                let out = self.engine.out();
-                (!out.is_empty(), !out.is_full())
-            };
+            let takes_frames = self.engine.takes_frames(now);
+            let out = self.engine.out();
+            let (has_output, has_room) = (!out.is_empty(), out.has_room());
+            let takes_input = takes_frames && !out.is_full();
             tokio::select! {
                 result = self.link.readable(), if takes_input => result?,
                 result = self.link.writable(), if has_output => result?,
                 () = ready.changed() => {}
-                id = self.relays.readable(), if takes_input => {
+                id = self.relays.readable(), if has_room => {
                     self.relays.receive(&mut self.engine, self.clock.now(), id);
                 }
-                arrival = ingress.arrived(), if takes_input => {
+                arrival = ingress.arrived(), if has_room => {
                     ingress.admit(&mut self.engine, self.clock.now(), arrival);
                 }
                 Some(done) = self.tasks.join_next() => self.finish(done),
@@ -212,15 +215,21 @@ impl Driver {
     fn read(&mut self) -> io::Result<Option<bool>> {
         let now = self.clock.now();
         for turn in 0..MAX_READS {
-            if self.engine.out().is_full() {
+            if self.engine.out().is_full() || !self.engine.takes_frames(now) {
                 return Ok(Some(turn > 0));
             }
-            match self.link.read(&mut self.reader)? {
-                Input::Some => {}
-                Input::None => return Ok(Some(turn > 0)),
-                Input::End => return Ok(None),
+            if !self.holds_frames {
+                match self.link.read(&mut self.reader)? {
+                    Input::Some => self.holds_frames = true,
+                    Input::None => return Ok(Some(turn > 0)),
+                    Input::End => return Ok(None),
+                }
             }
-            while let Some(frame) = self.reader.next_frame() {
+            while self.engine.takes_frames(now) {
+                let Some(frame) = self.reader.next_frame() else {
+                    self.holds_frames = false;
+                    break;
+                };
                 self.engine.handle_frame(now, frame);
             }
         }

@@ -96,7 +96,7 @@ impl Ingress {
     /// Hands some of what has arrived to the engine.
     pub(super) fn admit_some(&mut self, engine: &mut Engine, now: Instant) {
         for _ in 0..BURST {
-            if engine.out().is_full() {
+            if !engine.out().has_room() {
                 return;
             }
             match self.arrivals.try_recv() {

@@ -133,7 +133,7 @@ impl Relays {
 
     /// Takes what has arrived for any flow, while there is room for it.
     pub(super) fn receive_all(&mut self, engine: &mut Engine, now: Instant) {
-        while !engine.out().is_full()
+        while engine.out().has_room()
             && let Ok(id) = self.readable.try_recv()
         {
             self.receive(engine, now, id);
@@ -154,7 +154,7 @@ impl Relays {
                 Err(Errno::WOULDBLOCK) => break,
                 Err(error) => self.fail(engine, id, error),
             }
-            if engine.out().is_full() {
+            if !engine.out().has_room() {
                 break;
             }
         }

@@ -297,6 +297,26 @@ fn an_idle_connection_has_no_timer_and_lives_on() {
     assert!(matches!(pair.read(), Poll::Ready(Ok(data)) if data == b"still here"));
 }
 
+/// RFC 5382, REQ-5. Data of either side counts, and so do probes.
+#[test]
+fn a_connection_is_idle_two_hours_and_four_minutes_after_the_last_segment() {
+    let mut pair = Pair::connected(1_000, Faults::NONE);
+    for from_guest in [true, false] {
+        pair.now += IDLE_LIMIT - Duration::from_secs(1);
+        assert!(!pair.flow.is_idle(pair.now));
+        if from_guest {
+            pair.guest().send_slice(b"a").unwrap();
+        } else {
+            assert!(matches!(pair.write(b"b"), Poll::Ready(Ok(1))));
+        }
+        pair.settle();
+    }
+    pair.now += IDLE_LIMIT - Duration::from_secs(1);
+    assert!(!pair.flow.is_idle(pair.now));
+    pair.now += Duration::from_secs(1);
+    assert!(pair.flow.is_idle(pair.now));
+}
+
 /// A client that gave up waiting for its answer must not keep its connection for as long as the server likes.
 #[test]
 fn a_half_closed_guest_is_asked_whether_it_is_still_there() {

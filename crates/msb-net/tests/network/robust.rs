@@ -176,6 +176,62 @@ fn tcp_frame(
     [&HEADER[..], &[8, 0], &ip, &tcp].concat()
 }
 
+/// Only a least time is asserted, which a token bucket must keep however busy the machine is.
+#[tokio::test]
+async fn what_is_over_a_rate_waits_and_is_not_lost() {
+    const LEN: usize = 600_000;
+    let rate = |per_second: u64| {
+        Some(msb_net::Rate {
+            per_second: per_second.try_into().unwrap(),
+            burst: 100_000.try_into().unwrap(),
+        })
+    };
+    for (egress, ingress) in [(1_000_000, u64::MAX / 2), (u64::MAX / 2, 1_000_000)] {
+        let mut rig = Rig::with("host", |config| {
+            config.egress.bandwidth = rate(egress);
+            config.ingress.bandwidth = rate(ingress);
+        });
+        rig.relay();
+        let socket = rig
+            .guest
+            .connect(gateway(echo_service().await))
+            .await
+            .unwrap();
+        let started = std::time::Instant::now();
+        let data = crate::rig::pattern(LEN);
+        let write = async {
+            socket.write_all(&data).await.unwrap();
+            socket.close();
+        };
+        let (received, ()) = soon(async { tokio::join!(socket.read_to_end(), write) }).await;
+        assert!(received.unwrap() == data);
+        // All but the burst and one frame, at 1 MB/s.
+        let least = Duration::from_millis(600 - 100 - 66);
+        assert!(started.elapsed() >= least, "{:?}", started.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_bound_on_frames_counts_frames() {
+    let rate = |per_second: u64, burst: u64| {
+        Some(msb_net::Rate {
+            per_second: per_second.try_into().unwrap(),
+            burst: burst.try_into().unwrap(),
+        })
+    };
+    let rig = Rig::with("none", |config| config.egress.ops = rate(100, 5));
+    rig.guest.ping(ip(GATEWAY_V4), b"warm").await;
+    let started = std::time::Instant::now();
+    let mut frames = rig.guest.tap();
+    for _ in 0..40 {
+        rig.guest.send_frame(ping_frame(8));
+    }
+    for _ in 0..40 {
+        soon(frames.recv()).await.unwrap();
+    }
+    assert!(started.elapsed() >= Duration::from_millis(10 * (40 - 5 - 1)));
+}
+
 #[tokio::test]
 async fn a_guest_that_does_not_read_its_link_is_not_read_either() {
     let (mut guest, link) = UnixStream::pair().unwrap();
