@@ -111,28 +111,42 @@ fn compare(
     let Some(rival) = rival else {
         return say(&format!("{what}: skipped, it is not installed"));
     };
+    let sample = |side: &Side| {
+        let before = side.cpu_seconds()?;
+        let rate = measure(side)?;
+        let cpu_per_unit = (side.cpu_seconds()? - before) / rate;
+        anyhow::Ok(Sample { rate, cpu_per_unit })
+    };
     let mut pairs = Vec::new();
     for round in 0..rounds {
         pairs.push(if round % 2 == 0 {
-            let theirs = measure(rival)?;
-            (theirs, measure(ours)?)
+            let theirs = sample(rival)?;
+            (theirs, sample(ours)?)
         } else {
-            let own = measure(ours)?;
-            (measure(rival)?, own)
+            let own = sample(ours)?;
+            (sample(rival)?, own)
         });
     }
-    let spread =
-        |value: fn(&(f64, f64)) -> f64| Spread::of(pairs.iter().map(value)).context("no round");
-    let ratio = spread(|(theirs, own)| own / theirs)?;
+    let spread = |value: fn(&(Sample, Sample)) -> f64| {
+        Spread::of(pairs.iter().map(value)).context("no round")
+    };
+    let ratio = spread(|(theirs, own)| own.rate / theirs.rate)?;
     say(&format!(
         "{what}: {ratio}; goal {goal}: {}",
         verdict(ratio.median >= goal)
     ))?;
-    let (theirs, own) = (spread(|(theirs, _)| *theirs)?, spread(|(_, own)| *own)?);
     say(&format!(
-        "    theirs {:.2}, ours {:.2}",
-        theirs.median, own.median
+        "    theirs {:.2}, ours {:.2}; processor time of the process between, theirs to ours: {}",
+        spread(|(theirs, _)| theirs.rate)?.median,
+        spread(|(_, own)| own.rate)?.median,
+        spread(|(theirs, own)| theirs.cpu_per_unit / own.cpu_per_unit)?
     ))
+}
+
+/// What one side managed in one round.
+struct Sample {
+    rate: f64,
+    cpu_per_unit: f64,
 }
 
 /// What many open flows cost: memory each, and time of a message on another.

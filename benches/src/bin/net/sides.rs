@@ -17,6 +17,8 @@ use crate::service::{self, Iperf, Services};
 
 /// How long a rival may take to set up its interface.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Kernel clock ticks a second (proc(5), `USER_HZ`).
+const TICKS: f64 = 100.0;
 
 pub(crate) struct Side {
     pub(crate) name: &'static str,
@@ -207,6 +209,24 @@ impl Side {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.context("no VmRSS")?.trim().trim_end_matches(" kB");
         Ok(number.parse()?)
+    }
+
+    /// Processor time of that process and of its children so far. What the kernel does for the guest when it is handed a frame is
+    /// a part of it.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        let pid = self.process.0.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let children = children.split_ascii_whitespace().map(str::parse);
+        let mut seconds = 0.0;
+        for pid in std::iter::once(Ok(pid)).chain(children) {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", pid?))?;
+            // The program's name is in parentheses and may contain anything.
+            let (_, fields) = stat.rsplit_once(')').context("proc(5) stat")?;
+            let times = fields.split_ascii_whitespace().skip(11).take(2);
+            let ticks = times.filter_map(|field| field.parse::<f64>().ok());
+            seconds += ticks.sum::<f64>() / TICKS;
+        }
+        Ok(seconds)
     }
 
     /// Open descriptors of that process.
