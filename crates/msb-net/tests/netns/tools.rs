@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::rig::{Rig, authority, gateways, output, pattern, tool, web_server};
 
-/// A host service that ends with this value.
+/// A program that ends with this value.
 struct Service(Child);
 
 impl Drop for Service {
@@ -119,6 +119,39 @@ fn nc_sees_an_open_port_a_closed_one_and_the_end_of_a_half() {
     let refused = output(&mut closed);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("refused"), "{said}");
+}
+
+#[test]
+fn nc_gets_answers_to_datagrams_from_the_host() {
+    let (Some(nc), Some(rig)) = (tool("nc"), Rig::start("host")) else {
+        return;
+    };
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = socket.local_addr().unwrap().port().to_string();
+    std::thread::spawn(move || {
+        let mut datagram = [0; 2_000];
+        while let Ok((len, asker)) = socket.recv_from(&mut datagram) {
+            datagram[..len].reverse();
+            // The guest may be gone.
+            let _ = socket.send_to(&datagram[..len], asker);
+        }
+    });
+    let mut client = rig.guest.command(&nc);
+    let mut client = client
+        .args(["-u", "192.0.0.1", &port])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = client.stdin.take().unwrap();
+    let mut stdout = client.stdout.take().unwrap();
+    let _client = Service(client);
+    for (sent, expected) in [(&b"drawer"[..], b"reward"), (b"diaper", b"repaid")] {
+        stdin.write_all(sent).unwrap();
+        let mut answer = [0; 6];
+        stdout.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, expected);
+    }
 }
 
 #[test]
