@@ -17,14 +17,15 @@ const INTERFACE: &str = "eth0";
 /// Programs that make the namespace and enter it: of util-linux, of mount, and of iproute2.
 const PROGRAMS: &[&str] = &["unshare", "nsenter", "mount", "ip"];
 /// Makes the namespaces of the guest, tells that it has, and keeps them until its input ends, which it does with this process
-/// however that ends. Programs must ask the guest's name server, so what leads elsewhere is covered.
+/// however that ends, and then clears up. Programs must ask the guest's name server, so what leads elsewhere is covered.
 const HOLD: &str = r#"set -e
 for file in resolv.conf nsswitch.conf; do
     if [ -e "/etc/$file" ]; then mount --bind "$1/$file" "/etc/$file"; fi
 done
 ip link set lo up
 echo ready
-exec cat"#;
+cat
+rm -r "$1""#;
 
 /// How the guest's interface is set up.
 #[derive(Clone, Debug)]
@@ -47,7 +48,7 @@ pub struct NetnsSettings {
 pub struct NetnsGuest {
     holder: Child,
     /// Its end ends the holder.
-    _alive: ChildStdin,
+    alive: Option<ChildStdin>,
     tap: Option<OwnedFd>,
     /// What the guest has in the place of the host's files.
     files: PathBuf,
@@ -141,7 +142,7 @@ impl NetnsGuest {
         let alive = holder.stdin.take().unwrap();
         let guest = Self {
             holder,
-            _alive: alive,
+            alive: Some(alive),
             tap: None,
             files,
         };
@@ -245,9 +246,10 @@ impl NetnsGuest {
 
 impl Drop for NetnsGuest {
     fn drop(&mut self) {
-        // What fails here has ended or is gone already.
-        let _ = self.holder.kill();
+        drop(self.alive.take());
+        // It ends, for its input has.
         let _ = self.holder.wait();
+        // The holder has removed them, unless something has ended it before.
         let _ = fs::remove_dir_all(&self.files);
     }
 }
