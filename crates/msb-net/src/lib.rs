@@ -59,6 +59,9 @@ mod engine;
 mod event;
 mod fragments;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod io;
 mod packet;
 mod policy;
