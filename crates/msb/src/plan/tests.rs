@@ -75,6 +75,10 @@ fn what_cannot_be_meant_is_refused_and_says_why() {
         "a.test cannot have a port",
     );
     check_refused(
+        builder().network(|n| n.ingress_bandwidth(0)),
+        "ingress bandwidth of a sandbox's network cannot be 0",
+    );
+    check_refused(
         builder().network(|n| n.max_connections(0)),
         "at least 1 connection",
     );
