@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use msb::AcceleratorChoice;
 
 use crate::engine::EngineArgs;
+use crate::image::ImageTask;
 use crate::limits::LimitArgs;
 use crate::why::PolicyTask;
 
@@ -35,6 +36,9 @@ pub(crate) enum Task {
     /// The exit status is the command's, 128 and the signal's number if a signal ended it, 126 and 127 if it cannot
     /// be executed or found, and 125 for a failure of msb itself.
     Run(Box<Run>),
+    /// Bring images into the store, list them and remove them.
+    #[command(subcommand)]
+    Image(ImageTask),
     /// Put secrets into the requests of clients that need no sandbox: in containers, in CI, on this machine.
     ///
     /// The same engine as in `run`, as an HTTP proxy (mode connect) or for TLS connections that are led here (mode
@@ -112,12 +116,13 @@ pub(crate) struct Run {
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) qemu: Option<PathBuf>,
 
-    /// The image, such as `base`.
+    /// The image: a name from `msb image ls`, such as `base`; or a path with a slash in it, of what `msb image import`
+    /// takes, which is imported first.
     #[arg(required_unless_present = "rootfs", value_name = "IMAGE")]
     pub(crate) image: Option<String>,
 
-    /// The command and its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    /// The command and its arguments, behind the image's entrypoint if it has one. Default: what the image says.
+    #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 

@@ -5,6 +5,7 @@ mod args;
 mod dumps;
 mod engine;
 mod events;
+mod image;
 mod interrupt;
 mod limits;
 mod policy;
@@ -65,6 +66,12 @@ fn main() -> ExitCode {
                 }
             };
         }
+        Task::Image(task) => {
+            return match image::run(task) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => report::failure(&error),
+            };
+        }
         task => task,
     };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -78,7 +85,7 @@ fn main() -> ExitCode {
     };
     let outcome = match task {
         // Answered above.
-        Task::Policy(_) => Ok(MISUNDERSTOOD),
+        Task::Policy(_) | Task::Image(_) => Ok(MISUNDERSTOOD),
         Task::Run(run) => runtime.block_on(run::run(*run)),
         Task::Proxy(args) => runtime.block_on(proxy::run(*args)),
     };

@@ -1,6 +1,7 @@
 //! `msb run`: one sandbox, one command, and nothing left behind.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 use crate::args::Run;
 use crate::events::{EventFile, EventWriter};
 use crate::interrupt::Interrupts;
+use crate::{image, report};
 
 /// The largest piece of standard input read at once, in bytes.
 const INPUT_CHUNK: usize = 64 * 1024;
@@ -63,7 +65,11 @@ fn builder(args: Run, events: Option<EventWriter>) -> Result<SandboxBuilder> {
         .memory(args.memory)
         .accelerator(args.accel);
     if let Some(image) = args.image {
-        builder = builder.image(image);
+        let name = match image.contains('/') {
+            true => image::import_path(Path::new(&image))?,
+            false => image,
+        };
+        builder = builder.image(name);
     }
     for (path, set) in [
         (args.rootfs, SandboxBuilder::rootfs as fn(_, _) -> _),
@@ -140,9 +146,20 @@ async fn execute(
     workdir: Option<String>,
     interactive: bool,
 ) -> Result<u8> {
-    let (program, args) = command.split_first().context("there is no command")?;
+    let config = sandbox.image_config();
+    let command = config.command(command);
+    let (program, args) = command.split_first().context(
+        "there is no command: the image says none, so write one behind `--`, as in `msb run IMAGE -- sh`",
+    )?;
+    if !config.is_for_root() {
+        report::note(&format!(
+            "the image is made for the user {:?}; running as root, because other users are not supported yet",
+            config.user
+        ));
+    }
     let mut command = sandbox.command(program).args(args);
-    if let Some(dir) = workdir {
+    let of_image = Some(&config.working_dir).filter(|dir| !dir.is_empty());
+    if let Some(dir) = workdir.or_else(|| of_image.cloned()) {
         command = command.cwd(dir);
     }
     let mut process = command.spawn().await?;

@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::manifest::{Artefact, InvalidImageName};
+use crate::import::ImportError;
+use crate::manifest::{Artefact, ImageName, InvalidImageName};
 
 /// A failure of the artefact store.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,24 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+    },
+
+    /// A file or directory cannot become an image. The store is as it was.
+    #[error("cannot import {}", path.display())]
+    Import {
+        /// What was to be imported.
+        path: PathBuf,
+        /// Why it cannot.
+        source: Box<ImportError>,
+    },
+
+    /// The name is that of an image which was not imported.
+    #[error("the image `{name}` was not imported and cannot be {action}: choose another name")]
+    NotImported {
+        /// The name.
+        name: ImageName,
+        /// What was to be done with it.
+        action: &'static str,
     },
 
     /// The file system of the store is full.

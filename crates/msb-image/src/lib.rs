@@ -1,8 +1,8 @@
 //! The files a guest boots from: kernel, initramfs and root disk, by name or by path.
 //!
 //! A [`Store`] is a directory of content-addressed files and small JSON manifests that say which
-//! of them is the current kernel, initramfs or named image. `cargo xtask image` fills it;
-//! [`Store::guest`] and [`Store::root_disk`] read it. Both are safe with several processes at once
+//! of them is the current kernel, initramfs or named image. `cargo xtask image` fills it, and [`Store::import`] with
+//! OCI layouts, docker archives and directories; [`Store::guest`] and [`Store::root_disk`] read it. Both are safe with several processes at once
 //! and after a process was killed at any point: a manifest only ever names a whole file.
 //!
 //! ```no_run
@@ -17,18 +17,23 @@
 //!
 //! # Limits
 //!
-//! Root disks are squashfs files. Nothing is downloaded or built here, and nothing is run.
+//! Root disks are squashfs files; other images become one by [`Store::import`], which runs `mksquashfs` and nothing else.
+//! Nothing is downloaded here.
 #![forbid(unsafe_code)]
 
+mod config;
 mod content;
 mod error;
 mod format;
+mod import;
 mod manifest;
 mod resolve;
 mod store;
 
+pub use config::ImageConfig;
 pub use content::{Content, Digest, InvalidDigest};
 pub use error::Error;
+pub use import::{ImportError, ImportLimits, ImportOptions, Imported, LayerError};
 pub use manifest::{Artefact, ImageName, InvalidImageName, Manifest};
 pub use resolve::{DiskFormat, Guest, GuestPaths, RootDisk};
 pub use store::Store;

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::ImageConfig;
 use crate::content::Content;
 
 /// Something the store keeps a current version of.
@@ -46,6 +47,12 @@ pub struct Manifest {
     pub recipe: String,
     /// For people: package versions, commands, dates.
     pub origin: String,
+    /// How an imported image wants to be run.
+    #[serde(default)]
+    pub config: ImageConfig,
+    /// Whether it came by [`Store::import`](crate::Store::import).
+    #[serde(default)]
+    pub imported: bool,
 }
 
 impl Artefact {

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::config::ImageConfig;
 use crate::error::Error;
 use crate::format;
 use crate::manifest::{Artefact, ImageName};
@@ -36,6 +37,8 @@ pub struct RootDisk {
     pub path: PathBuf,
     /// What is in it.
     pub format: DiskFormat,
+    /// How the image wants to be run.
+    pub config: ImageConfig,
     _held: Option<Arc<File>>,
 }
 
@@ -76,19 +79,13 @@ impl Store {
     /// cannot be a name; [`Error::Damaged`], [`Error::Io`].
     pub fn root_disk(&self, name: &str) -> Result<RootDisk, Error> {
         let artefact = Artefact::Image(name.parse::<ImageName>()?);
-        let Some((path, held)) = self.hold(&artefact)? else {
-            return Err(Error::UnknownImage {
-                name: name.to_owned(),
-                known: self
-                    .image_names()?
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect(),
-            });
+        let Some((manifest, path, held)) = self.hold(&artefact)? else {
+            return Err(self.unknown(name));
         };
         Ok(RootDisk {
             format: disk_format(&path)?,
             path,
+            config: manifest.config,
             _held: Some(Arc::new(held)),
         })
     }
@@ -96,7 +93,7 @@ impl Store {
     fn resolve_guest(&self, paths: &GuestPaths, initramfs: Artefact) -> Result<Guest, Error> {
         let mut held = Vec::new();
         let mut current = |artefact: Artefact| -> Result<PathBuf, Error> {
-            let (path, file) = self.hold(&artefact)?.ok_or_else(|| Error::Missing {
+            let (_, path, file) = self.hold(&artefact)?.ok_or_else(|| Error::Missing {
                 artefact,
                 store: self.dir().to_owned(),
             })?;
@@ -128,6 +125,7 @@ impl RootDisk {
         Ok(Self {
             format: disk_format(path)?,
             path: path.to_owned(),
+            config: ImageConfig::default(),
             _held: None,
         })
     }

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use crate::config::ImageConfig;
 use crate::content::{self, Digest};
 use crate::error::Error;
 use crate::manifest::{Artefact, ImageName, Manifest};
@@ -149,12 +150,24 @@ impl Store {
         let mut staged = self.temporary()?;
         let content =
             content::copy(from, staged.as_file_mut()).map_err(Error::io("write", &self.dir))?;
-        let target = self.dir.join(artefact.manifest_path());
         let manifest = Manifest {
             content,
             recipe,
             origin,
+            config: ImageConfig::default(),
+            imported: false,
         };
+        self.publish_staged(artefact, Some(staged), manifest)
+    }
+
+    /// Makes a written file, or one that the store has, the current version of `artefact`.
+    pub(crate) fn publish_staged(
+        &self,
+        artefact: &Artefact,
+        staged: Option<NamedTempFile>,
+        manifest: Manifest,
+    ) -> Result<Manifest, Error> {
+        let target = self.dir.join(artefact.manifest_path());
         let mut temporary = self.temporary()?;
         let mut text = serde_json::to_vec_pretty(&manifest)
             .map_err(|error| Error::io("encode", &target)(error.into()))?;
@@ -166,11 +179,61 @@ impl Store {
         let _lock = self.lock()?;
         let path = self.content_path(&manifest.content.sha256);
         // A file of that name but another length was damaged after it was written.
-        if !fs::metadata(&path).is_ok_and(|found| found.len() == manifest.content.bytes) {
-            finish(staged, &path)?;
+        let whole = fs::metadata(&path).is_ok_and(|found| found.len() == manifest.content.bytes);
+        match staged {
+            Some(staged) if !whole => finish(staged, &path)?,
+            None if !whole => {
+                return Err(Error::Damaged {
+                    path,
+                    problem: "was removed at this moment; try again".into(),
+                });
+            }
+            _ => {}
         }
         finish(temporary, &target)?;
         Ok(manifest)
+    }
+
+    /// Removes an imported image by its name; its disk too, if no other image and no running sandbox has it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownImage`], [`Error::NotImported`], [`Error::Damaged`], [`Error::Io`].
+    pub fn remove_image(&self, name: &ImageName) -> Result<(), Error> {
+        let path = self.dir.join(Artefact::Image(name.clone()).manifest_path());
+        {
+            let _lock = self.lock()?;
+            let text = match fs::read(&path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(self.unknown(name.as_str()));
+                }
+                Err(error) => return Err(Error::io("read", &path)(error)),
+            };
+            // One that does not parse is of no use to anybody.
+            let manifest = serde_json::from_slice::<Manifest>(&text);
+            if manifest.is_ok_and(|manifest| !manifest.imported) {
+                return Err(Error::NotImported {
+                    name: name.clone(),
+                    action: "removed",
+                });
+            }
+            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+        self.prune().map(drop)
+    }
+
+    /// That there is no image of this name.
+    pub(crate) fn unknown(&self, name: &str) -> Error {
+        Error::UnknownImage {
+            name: name.to_owned(),
+            known: self
+                .image_names()
+                .unwrap_or_default()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        }
     }
 
     /// Removes files that no manifest names and no process holds, and returns how many.
@@ -203,18 +266,21 @@ impl Store {
     }
 
     /// Opens the current version of `artefact`; while the handle lives, [`Store::prune`] leaves it.
-    pub(crate) fn hold(&self, artefact: &Artefact) -> Result<Option<(PathBuf, File)>, Error> {
+    pub(crate) fn hold(
+        &self,
+        artefact: &Artefact,
+    ) -> Result<Option<(Manifest, PathBuf, File)>, Error> {
         while let Some(manifest) = self.manifest(artefact)? {
             let path = self.content_path(&manifest.content.sha256);
             if let Some(file) = hold_file(&path)? {
-                return Ok(Some((path, file)));
+                return Ok(Some((manifest, path, file)));
             }
         }
         Ok(None)
     }
 
     /// A new file below `tmp`, locked by this process, after removing those of dead writers.
-    fn temporary(&self) -> Result<NamedTempFile, Error> {
+    pub(crate) fn temporary(&self) -> Result<NamedTempFile, Error> {
         let dir = self.dir.join("tmp");
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         // Without this lock a file could be swept between its creation and its own lock.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use msb_agent_proto::v1::PowerOffRequest;
-use msb_image::{Guest, RootDisk};
+use msb_image::{Guest, ImageConfig, RootDisk};
 use msb_net::PublishedPort;
 use msb_policy::NetworkPolicy;
 use msb_tls_proxy::TlsProxy;
@@ -45,7 +45,7 @@ pub struct Sandbox {
 pub(crate) struct Boot {
     pub(crate) accelerator: Accelerator,
     pub(crate) _guest: Guest,
-    pub(crate) _root: RootDisk,
+    pub(crate) root: RootDisk,
 }
 
 /// The machine and why it ended, if it was us.
@@ -129,6 +129,12 @@ impl Sandbox {
             network.replace_policy(Arc::new(policy));
         }
         warnings
+    }
+
+    /// How the image's maker wants its program to be run. The variables are in the environment of every exec already, below
+    /// those of the sandbox; the rest is for the caller to use.
+    pub fn image_config(&self) -> &ImageConfig {
+        &self.boot.root.config
     }
 
     /// What runs the guest's instructions.

@@ -1,12 +1,13 @@
 //! From a checked configuration to a sandbox that is up.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use msb_agent_proto::v1::{ConfigureRequest, Network as GuestNetwork};
 use msb_ca::SandboxCa;
-use msb_image::{DiskFormat, Guest, GuestPaths, RootDisk, Store};
+use msb_image::{DiskFormat, Guest, GuestPaths, ImageConfig, RootDisk, Store};
 use msb_net::{Addresses, PublishedPort};
 use msb_policy::PinTable;
 use msb_secrets::{SecretSet, ViolationAction};
@@ -71,8 +72,15 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
     };
     let client = connect(&plan, &events, proxy.clone(), channels, &ports, &mut tasks).await?;
     let ca_pem = proxy.as_ref().map(|proxy| proxy.ca().cert_pem());
-    let configured =
-        configure_guest(&plan, &events, &machine, client.clone(), ca_pem.as_deref()).await;
+    let configured = configure_guest(
+        &plan,
+        &root.config,
+        &events,
+        &machine,
+        client.clone(),
+        ca_pem.as_deref(),
+    )
+    .await;
     if let Err(error) = configured {
         machine.vm.kill();
         machine.vm.wait().await;
@@ -86,7 +94,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         boot: Boot {
             accelerator,
             _guest: guest,
-            _root: root,
+            root,
         },
         ca_pem,
         ports,
@@ -253,6 +261,7 @@ async fn connect(
 
 async fn configure_guest(
     plan: &Plan,
+    image: &ImageConfig,
     events: &Events,
     machine: &Running,
     mut client: Client,
@@ -265,7 +274,7 @@ async fn configure_guest(
             .map(|pem| bytes::Bytes::copy_from_slice(pem.as_bytes()))
             .into_iter()
             .collect(),
-        env: plan.env.clone().into_iter().collect(),
+        env: environment(plan, image),
     };
     let answer = tokio::select! {
         answer = client.configure(request) => answer,
@@ -293,6 +302,14 @@ async fn configure_guest(
         events.emit(&Event::Warning(format!("guest: {}", printable(warning))));
     }
     Ok(())
+}
+
+/// The image's variables, and over them the sandbox's own, placeholders included.
+fn environment(plan: &Plan, image: &ImageConfig) -> HashMap<String, String> {
+    let of_image = image
+        .variables()
+        .map(|(name, value)| (name.into(), value.into()));
+    of_image.chain(plan.env.clone()).collect()
 }
 
 /// Logs what the agent said about its boot, as far as it has come through the console.

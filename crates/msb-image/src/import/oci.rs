@@ -1,0 +1,312 @@
+//! The documents of an image: which layers make it up, and how its program is started.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::error::ImportError;
+use super::layer::{Compression, Layer};
+use super::source::{Source, blob, check_digest};
+use crate::config::ImageConfig;
+use crate::content::Digest;
+
+/// Indexes in indexes; nobody makes more than two.
+const INDEX_DEPTH: usize = 4;
+/// Docker allows 127.
+const LAYERS: usize = 512;
+
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// The reference of an image in a layout's index.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// An image whose documents hold together. Its layers are still to be read.
+#[derive(Debug)]
+pub(super) struct Image {
+    /// Identifies it: of its manifest, or of the configuration in a docker archive.
+    pub(super) digest: Digest,
+    pub(super) config: ImageConfig,
+    pub(super) layers: Vec<Layer>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    manifests: Vec<Descriptor>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    #[serde(default)]
+    media_type: String,
+    digest: String,
+    size: u64,
+    platform: Option<Platform>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Clone, Deserialize)]
+struct Platform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct Configuration {
+    #[serde(flatten)]
+    platform: Platform,
+    config: Option<Execution>,
+    rootfs: RootFs,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Execution {
+    env: Option<Vec<String>>,
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    working_dir: Option<String>,
+    user: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+/// The image in an OCI layout: the only one for linux/amd64, or the one called `reference`.
+pub(super) fn layout(source: &Source, reference: Option<&str>) -> Result<Image, ImportError> {
+    let index = source.document("index", "index.json")?;
+    let chosen = choose(source, &index, reference, 0)?;
+    let manifest: Manifest = parse("manifest", &fetch(source, "manifest", &chosen)?)?;
+    let of_config = &manifest.config;
+    if ![OCI_CONFIG, DOCKER_CONFIG].contains(&of_config.media_type.as_str()) {
+        return Err(media_type("configuration", &of_config.media_type));
+    }
+    let text = fetch(source, "configuration", of_config)?;
+    let (config, diff_ids) = configuration(&text, manifest.layers.len())?;
+    let of = manifest.layers.len();
+    let layers = manifest.layers.iter().zip(diff_ids).enumerate();
+    let layers = layers.map(|(at, (layer, diff_id))| {
+        let what = format!("layer {} of {of}", at + 1);
+        let compression = Compression::of_media_type(&layer.media_type)
+            .ok_or_else(|| media_type(&what, &layer.media_type))?;
+        let digest = digest(&what, &layer.digest)?;
+        source.verify(&what, digest, layer.size)?;
+        Ok(Layer {
+            number: at + 1,
+            of,
+            label: format!("{digest:?}"),
+            name: blob(digest),
+            compression: Some(compression),
+            diff_id,
+        })
+    });
+    Ok(Image {
+        digest: digest("manifest", &chosen.digest)?,
+        config,
+        layers: layers.collect::<Result<_, _>>()?,
+    })
+}
+
+/// The image in what `docker save` writes.
+pub(super) fn docker(source: &Source, reference: Option<&str>) -> Result<Image, ImportError> {
+    let images: Vec<DockerImage> =
+        parse("manifest", &source.document("manifest", "manifest.json")?)?;
+    let tags = |image: &DockerImage| image.repo_tags.clone().unwrap_or_default();
+    let found: Vec<String> = images.iter().flat_map(tags).collect();
+    let mut fitting = images
+        .into_iter()
+        .filter(|image| reference.is_none_or(|name| tags(image).iter().any(|tag| tag == name)));
+    let image = match (fitting.next(), fitting.next(), reference) {
+        (Some(image), None, _) | (Some(image), Some(_), Some(_)) => image,
+        (Some(_), Some(_), None) => return Err(ImportError::Ambiguous { found }),
+        (None, _, reference) => {
+            return Err(ImportError::UnknownReference {
+                reference: reference.unwrap_or_default().to_owned(),
+                found,
+            });
+        }
+    };
+    let text = source.document("configuration", &image.config)?;
+    // Its name is its digest, in both ways that docker has named it.
+    let named = image.config.trim_end_matches(".json").rsplit('/').next();
+    if let Some(expected) = named.and_then(|name| name.parse().ok()) {
+        check_digest("configuration", expected, Digest::of(&text))?;
+    }
+    let (config, diff_ids) = configuration(&text, image.layers.len())?;
+    let of = image.layers.len();
+    let layers = image.layers.into_iter().zip(diff_ids).enumerate();
+    let layers = layers.map(|(at, (name, diff_id))| Layer {
+        number: at + 1,
+        of,
+        label: name.clone(),
+        name,
+        compression: None,
+        diff_id,
+    });
+    Ok(Image {
+        digest: Digest::of(&text),
+        config,
+        layers: layers.collect(),
+    })
+}
+
+/// The manifest that an index leads to.
+fn choose(
+    source: &Source,
+    index: &[u8],
+    reference: Option<&str>,
+    depth: usize,
+) -> Result<Descriptor, ImportError> {
+    let index: Index = parse("index", index)?;
+    let name_of = |entry: &Descriptor| {
+        let annotations = entry.annotations.as_ref();
+        annotations.and_then(|all| all.get(REF_NAME)).cloned()
+    };
+    let names = index
+        .manifests
+        .iter()
+        .filter_map(name_of)
+        .collect::<Vec<_>>();
+    let fits = |platform: &Platform| platform.os == "linux" && platform.architecture == "amd64";
+    let named = |entry: &&Descriptor| {
+        reference.is_none_or(|wanted| depth > 0 || name_of(entry).as_deref() == Some(wanted))
+    };
+    let entries: Vec<_> = index.manifests.iter().filter(named).collect();
+    if let (Some(reference), true) = (reference, entries.is_empty()) {
+        return Err(ImportError::UnknownReference {
+            reference: reference.to_owned(),
+            found: names,
+        });
+    }
+    let mut fitting: Vec<&Descriptor> = Vec::new();
+    for entry in &entries {
+        // One that says nothing is judged by its configuration.
+        let may = entry.platform.as_ref().is_none_or(fits);
+        if may && !fitting.iter().any(|other| other.digest == entry.digest) {
+            fitting.push(entry);
+        }
+    }
+    match fitting[..] {
+        [] => Err(ImportError::Platform {
+            found: entries
+                .iter()
+                .filter_map(|entry| entry.platform.as_ref())
+                .map(|platform| format!("{}/{}", platform.os, platform.architecture))
+                .collect(),
+        }),
+        [one] => match one.media_type.as_str() {
+            OCI_MANIFEST | DOCKER_MANIFEST => Ok(one.clone()),
+            OCI_INDEX | DOCKER_LIST if depth < INDEX_DEPTH => {
+                let index = fetch(source, "index", one)?;
+                choose(source, &index, reference, depth + 1)
+            }
+            other => Err(media_type("manifest", other)),
+        },
+        _ if names.is_empty() => Err(ImportError::Ambiguous {
+            found: fitting.iter().map(|entry| entry.digest.clone()).collect(),
+        }),
+        _ => Err(ImportError::Ambiguous { found: names }),
+    }
+}
+
+fn configuration(text: &[u8], layers: usize) -> Result<(ImageConfig, Vec<Digest>), ImportError> {
+    if layers > LAYERS {
+        return Err(ImportError::Layers {
+            found: layers,
+            limit: LAYERS,
+        });
+    }
+    let parsed: Configuration = parse("configuration", text)?;
+    let platform = parsed.platform;
+    if (platform.os.as_str(), platform.architecture.as_str()) != ("linux", "amd64") {
+        return Err(ImportError::Platform {
+            found: vec![format!("{}/{}", platform.os, platform.architecture)],
+        });
+    }
+    let diff_ids = parsed.rootfs.diff_ids.iter();
+    let diff_ids = diff_ids.map(|text| digest("configuration", text));
+    let diff_ids: Vec<_> = diff_ids.collect::<Result<_, _>>()?;
+    if diff_ids.len() != layers {
+        return Err(ImportError::Document {
+            what: "configuration".into(),
+            problem: format!("names {} layers, the manifest {layers}", diff_ids.len()),
+        });
+    }
+    let execution = parsed.config.unwrap_or_default();
+    let config = ImageConfig {
+        entrypoint: execution.entrypoint.unwrap_or_default(),
+        cmd: execution.cmd.unwrap_or_default(),
+        env: execution.env.unwrap_or_default(),
+        working_dir: execution.working_dir.unwrap_or_default(),
+        user: execution.user.unwrap_or_default(),
+    };
+    config.check().map_err(|problem| ImportError::Document {
+        what: "configuration".into(),
+        problem,
+    })?;
+    Ok((config, diff_ids))
+}
+
+/// A document by its descriptor, verified.
+fn fetch(source: &Source, what: &str, descriptor: &Descriptor) -> Result<Vec<u8>, ImportError> {
+    let expected = digest(what, &descriptor.digest)?;
+    let bytes = source.document(what, &blob(expected))?;
+    if bytes.len() as u64 != descriptor.size {
+        return Err(ImportError::BlobSize {
+            what: what.to_owned(),
+            expected: descriptor.size,
+            found: bytes.len() as u64,
+        });
+    }
+    check_digest(what, expected, Digest::of(&bytes))?;
+    Ok(bytes)
+}
+
+fn parse<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T, ImportError> {
+    serde_json::from_slice(text).map_err(|error| ImportError::Document {
+        what: what.to_owned(),
+        problem: format!("does not parse: {error}"),
+    })
+}
+
+fn digest(what: &str, text: &str) -> Result<Digest, ImportError> {
+    let digest = text
+        .strip_prefix("sha256:")
+        .and_then(|hex| hex.parse().ok());
+    digest.ok_or_else(|| ImportError::Document {
+        what: what.to_owned(),
+        problem: format!("is named by {text:?}, which is no SHA-256 digest"),
+    })
+}
+
+fn media_type(what: &str, media_type: &str) -> ImportError {
+    ImportError::MediaType {
+        what: what.to_owned(),
+        media_type: media_type.to_owned(),
+    }
+}

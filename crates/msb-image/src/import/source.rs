@@ -1,0 +1,214 @@
+//! Where the parts of an image are: a directory, or a tar archive that is read in place.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::entries::{Entries, EntryKind, Fault};
+use super::error::ImportError;
+use crate::content::{self, Digest};
+
+/// What an archive may hold besides its layers.
+const ARCHIVE_ENTRIES: usize = 100_000;
+/// Of an index, manifest or configuration, in bytes: what registries take.
+const DOCUMENT_LIMIT: u64 = 4 << 20;
+
+/// The parts of an image by name.
+#[derive(Debug)]
+pub(super) enum Source {
+    Directory(PathBuf),
+    Archive {
+        path: PathBuf,
+        parts: HashMap<String, Part>,
+    },
+}
+
+/// A part of an archive.
+#[derive(Debug)]
+pub(super) enum Part {
+    At {
+        offset: u64,
+        size: u64,
+    },
+    /// Old docker archives hold a layer once and links to it.
+    LinkTo(String),
+}
+
+impl Source {
+    /// Reads the table of contents of the tar archive at `path`.
+    pub(super) fn archive(path: &Path) -> Result<Self, ImportError> {
+        let unreadable = |source| ImportError::Read {
+            what: "the archive".into(),
+            source,
+        };
+        let file = open_file(path).map_err(unreadable)?;
+        let mut entries = Entries::new(BufReader::with_capacity(128 * 1024, file));
+        let mut parts = HashMap::new();
+        loop {
+            let entry = match entries.next() {
+                Ok(Some(entry)) => entry,
+                Ok(None) => break,
+                Err(Fault::Io(error)) => return Err(unreadable(error)),
+                Err(Fault::Layer(error)) => {
+                    return Err(ImportError::Document {
+                        what: "archive".into(),
+                        problem: format!("does not parse: {error}"),
+                    });
+                }
+            };
+            let Some(name) = normal(&entry.path) else {
+                continue;
+            };
+            match entry.kind {
+                EntryKind::File => {
+                    let offset = entries.position();
+                    let size = entry.size;
+                    parts.insert(name, Part::At { offset, size });
+                }
+                EntryKind::Symlink(target) => {
+                    let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
+                    let target = [parent.as_bytes(), b"/", &target].concat();
+                    if let Some(target) = normal(&target) {
+                        parts.insert(name, Part::LinkTo(target));
+                    }
+                }
+                _ => {}
+            }
+            if parts.len() > ARCHIVE_ENTRIES {
+                return Err(ImportError::Document {
+                    what: "archive".into(),
+                    problem: format!("has more than {ARCHIVE_ENTRIES} entries"),
+                });
+            }
+        }
+        Ok(Self::Archive {
+            path: path.to_owned(),
+            parts,
+        })
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Directory(dir) => dir.join(name).is_file(),
+            Self::Archive { parts, .. } => parts.contains_key(name),
+        }
+    }
+
+    /// Opens the part `name`, and says how long it is. `what` is for the error.
+    pub(super) fn open(&self, what: &str, name: &str) -> Result<(Box<dyn Read>, u64), ImportError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => ImportError::MissingBlob {
+                what: what.to_owned(),
+                name: name.to_owned(),
+            },
+            _ => ImportError::Read {
+                what: what.to_owned(),
+                source,
+            },
+        };
+        match self {
+            Self::Directory(dir) => {
+                // Names come from documents of the image.
+                if normal(name.as_bytes()).as_deref() != Some(name) {
+                    return Err(failed(io::ErrorKind::NotFound.into()));
+                }
+                let file = open_file(&dir.join(name)).map_err(failed)?;
+                let len = file.metadata().map_err(failed)?.len();
+                Ok((Box::new(file.take(len)), len))
+            }
+            Self::Archive { path, parts } => {
+                let mut part = normal(name.as_bytes()).and_then(|name| parts.get(&name));
+                // A link to a link is not made by anybody.
+                if let Some(Part::LinkTo(target)) = part {
+                    part = parts.get(target);
+                }
+                let Some(Part::At { offset, size }) = part else {
+                    return Err(failed(io::ErrorKind::NotFound.into()));
+                };
+                let mut file = open_file(path).map_err(failed)?;
+                file.seek(SeekFrom::Start(*offset)).map_err(failed)?;
+                Ok((Box::new(file.take(*size)), *size))
+            }
+        }
+    }
+
+    /// A document of bounded length.
+    pub(super) fn document(&self, what: &str, name: &str) -> Result<Vec<u8>, ImportError> {
+        let (reader, size) = self.open(what, name)?;
+        if size > DOCUMENT_LIMIT {
+            return Err(ImportError::Document {
+                what: what.to_owned(),
+                problem: format!("has {size} bytes, more than {DOCUMENT_LIMIT}"),
+            });
+        }
+        let mut bytes = Vec::new();
+        reader
+            .take(DOCUMENT_LIMIT)
+            .read_to_end(&mut bytes)
+            .map_err(|source| ImportError::Read {
+                what: what.to_owned(),
+                source,
+            })?;
+        Ok(bytes)
+    }
+
+    /// Checks that the blob is what its descriptor says.
+    pub(super) fn verify(&self, what: &str, digest: Digest, size: u64) -> Result<(), ImportError> {
+        let (mut reader, found) = self.open(what, &blob(digest))?;
+        if found != size {
+            return Err(ImportError::BlobSize {
+                what: what.to_owned(),
+                expected: size,
+                found,
+            });
+        }
+        let found =
+            content::copy(&mut reader, &mut io::sink()).map_err(|source| ImportError::Read {
+                what: what.to_owned(),
+                source,
+            })?;
+        check_digest(what, digest, found.sha256)
+    }
+}
+
+/// Where a layout keeps the blob.
+pub(super) fn blob(digest: Digest) -> String {
+    format!("blobs/sha256/{digest}")
+}
+
+pub(super) fn check_digest(what: &str, expected: Digest, found: Digest) -> Result<(), ImportError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(ImportError::BlobDigest {
+        what: what.to_owned(),
+        expected,
+        found,
+    })
+}
+
+/// A regular file; anything else could block or has no length.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a regular file",
+        ));
+    }
+    File::open(path)
+}
+
+/// A name within an archive, its links resolved by their text; None if it leads out or is none.
+fn normal(name: &[u8]) -> Option<String> {
+    let mut parts = Vec::new();
+    for part in std::str::from_utf8(name).ok()?.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("/"))
+}
