@@ -74,14 +74,14 @@ impl Store {
     /// [`Error::Damaged`] if the manifest or its file is not what was written, [`Error::Io`].
     pub fn manifest(&self, artefact: &Artefact) -> Result<Option<Manifest>, Error> {
         match self.read_manifest(artefact)? {
-            Current::Whole(manifest) => Ok(Some(manifest)),
+            Current::Whole(manifest) => Ok(Some(*manifest)),
             Current::Absent => Ok(None),
             Current::FileGone => {
                 // Another may have published a newer version and removed this one's file in between. Nothing is
                 // removed while the lock is held; a store that cannot be locked is not being changed either.
                 let _lock = self.lock().ok();
                 Ok(match self.read_manifest(artefact)? {
-                    Current::Whole(manifest) => Some(manifest),
+                    Current::Whole(manifest) => Some(*manifest),
                     Current::Absent | Current::FileGone => None,
                 })
             }
@@ -101,7 +101,9 @@ impl Store {
         })?;
         let path = self.content_path(&manifest.content.sha256);
         match fs::metadata(&path) {
-            Ok(found) if found.len() == manifest.content.bytes => Ok(Current::Whole(manifest)),
+            Ok(found) if found.len() == manifest.content.bytes => {
+                Ok(Current::Whole(Box::new(manifest)))
+            }
             Ok(found) => Err(Error::Damaged {
                 path,
                 problem: format!(
@@ -326,7 +328,7 @@ fn default_dir(env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Error>
 /// What the manifest of an artefact stands for at one moment.
 enum Current {
     /// A manifest and its file.
-    Whole(Manifest),
+    Whole(Box<Manifest>),
     /// A manifest whose file is not there.
     FileGone,
     /// No manifest.

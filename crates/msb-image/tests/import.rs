@@ -14,7 +14,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            dir: tempfile::tempdir().expect("test files"),
         }
     }
 
@@ -28,7 +28,7 @@ impl Place {
 
     fn import(&self, path: &Path, name: &str) -> Result<Imported, Error> {
         let options = ImportOptions {
-            name: Some(name.parse().unwrap()),
+            name: Some(name.parse().expect("test files")),
             ..ImportOptions::default()
         };
         self.store().import(path, &options)

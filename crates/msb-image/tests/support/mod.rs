@@ -80,8 +80,8 @@ impl Entry {
     }
 
     fn device(mut self, major: u32, minor: u32) -> Self {
-        self.header.set_device_major(major).unwrap();
-        self.header.set_device_minor(minor).unwrap();
+        self.header.set_device_major(major).expect("test files");
+        self.header.set_device_minor(minor).expect("test files");
         self
     }
 
@@ -118,7 +118,9 @@ impl Entry {
             let mut bytes = Vec::new();
             for (key, value) in records {
                 let rest = key.len() + value.len() + 3;
-                let digits = (1..).find(|n| (rest + n).to_string().len() == *n).unwrap();
+                let digits = (1..)
+                    .find(|n| (rest + n).to_string().len() == *n)
+                    .expect("test files");
                 bytes.extend(format!("{} {key}=", rest + digits).bytes());
                 bytes.extend(value);
                 bytes.push(b'\n');
@@ -159,6 +161,8 @@ pub(crate) enum Compressed {
     Zstd,
 }
 
+type Damage = Box<dyn Fn(&Path)>;
+
 pub(crate) struct Layer {
     pub(crate) blob: Vec<u8>,
     pub(crate) media_type: String,
@@ -175,7 +179,7 @@ pub(crate) struct Layout {
     pub(crate) config_type: String,
     pub(crate) index: Option<String>,
     pub(crate) diff_ids_left_out: usize,
-    damage: Vec<Box<dyn Fn(&Path)>>,
+    damage: Vec<Damage>,
 }
 
 impl Layout {
@@ -187,10 +191,13 @@ impl Layout {
                 Compressed::Gzip => {
                     let mut gzip =
                         flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                    gzip.write_all(plain).unwrap();
-                    (gzip.finish().unwrap(), "+gzip")
+                    gzip.write_all(plain).expect("test files");
+                    (gzip.finish().expect("test files"), "+gzip")
                 }
-                Compressed::Zstd => (zstd::encode_all(plain.as_slice(), 1).unwrap(), "+zstd"),
+                Compressed::Zstd => (
+                    zstd::encode_all(plain.as_slice(), 1).expect("test files"),
+                    "+zstd",
+                ),
             };
             Layer {
                 blob,
@@ -219,22 +226,24 @@ impl Layout {
 
     pub(crate) fn damage_blob(&mut self, layer: usize) {
         self.change(layer, |path| {
-            let mut bytes = std::fs::read(path).unwrap();
+            let mut bytes = std::fs::read(path).expect("test files");
             let last = bytes.len() - 1;
             bytes[last] ^= 1;
-            std::fs::write(path, bytes).unwrap();
+            std::fs::write(path, bytes).expect("test files");
         });
     }
 
     pub(crate) fn cut_blob(&mut self, layer: usize) {
         self.change(layer, |path| {
-            let bytes = std::fs::read(path).unwrap();
-            std::fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
+            let bytes = std::fs::read(path).expect("test files");
+            std::fs::write(path, &bytes[..bytes.len() - 1]).expect("test files");
         });
     }
 
     pub(crate) fn remove_blob(&mut self, layer: usize) {
-        self.change(layer, |path| std::fs::remove_file(path).unwrap());
+        self.change(layer, |path| {
+            std::fs::remove_file(path).expect("test files")
+        });
     }
 
     fn change(&mut self, layer: usize, change: fn(&Path)) {
@@ -258,10 +267,10 @@ impl Layout {
     /// Writes all of it.
     pub(crate) fn write(&mut self) {
         let blobs = self.dir.join("blobs/sha256");
-        std::fs::create_dir_all(&blobs).unwrap();
+        std::fs::create_dir_all(&blobs).expect("test files");
         let put = |bytes: &[u8]| {
             let digest = Digest::of(bytes).to_string();
-            std::fs::write(blobs.join(&digest), bytes).unwrap();
+            std::fs::write(blobs.join(&digest), bytes).expect("test files");
             digest
         };
         let describe = |media_type: &str, bytes: &[u8]| json!({"mediaType": media_type, "digest": format!("sha256:{}", put(bytes)), "size": bytes.len()});
@@ -281,12 +290,12 @@ impl Layout {
         );
         let index = json!({"schemaVersion": 2, "manifests": [manifest]}).to_string();
         let index = self.index.clone().unwrap_or(index);
-        std::fs::write(self.dir.join("index.json"), index).unwrap();
+        std::fs::write(self.dir.join("index.json"), index).expect("test files");
         std::fs::write(
             self.dir.join("oci-layout"),
             r#"{"imageLayoutVersion":"1.0.0"}"#,
         )
-        .unwrap();
+        .expect("test files");
         for damage in &self.damage {
             damage(&self.dir);
         }
@@ -298,16 +307,22 @@ impl Layout {
         for name in ["oci-layout", "index.json"] {
             entries.push(Entry::file(
                 name,
-                &std::fs::read(self.dir.join(name)).unwrap(),
+                &std::fs::read(self.dir.join(name)).expect("test files"),
             ));
         }
-        for blob in std::fs::read_dir(self.dir.join("blobs/sha256")).unwrap() {
-            let path = blob.unwrap().path();
+        for blob in std::fs::read_dir(self.dir.join("blobs/sha256")).expect("test files") {
+            let path = blob.expect("test files").path();
             let name = format!(
                 "blobs/sha256/{}",
-                path.file_name().unwrap().to_str().unwrap()
+                path.file_name()
+                    .expect("test files")
+                    .to_str()
+                    .expect("test files")
             );
-            entries.push(Entry::file(&name, &std::fs::read(path).unwrap()));
+            entries.push(Entry::file(
+                &name,
+                &std::fs::read(path).expect("test files"),
+            ));
         }
         archive(&entries)
     }
@@ -353,7 +368,7 @@ pub(crate) fn can_unpack() -> bool {
 /// What is in the layers by GNU tar, each unpacked over the ones below, its whiteouts done first by the text of the
 /// specification: a whiteout hides what is of lower layers.
 pub(crate) fn reference(dir: &Path, layers: &[Vec<Entry>]) -> BTreeMap<String, String> {
-    std::fs::create_dir_all(dir).unwrap();
+    std::fs::create_dir_all(dir).expect("test files");
     for layer in layers {
         let (whiteouts, rest): (Vec<_>, Vec<_>) = layer
             .iter()
@@ -363,17 +378,17 @@ pub(crate) fn reference(dir: &Path, layers: &[Vec<Entry>]) -> BTreeMap<String, S
             let path = dir.join(&whiteout.name);
             let hidden = path
                 .file_name()
-                .unwrap()
+                .expect("test files")
                 .to_str()
-                .unwrap()
+                .expect("test files")
                 .strip_prefix(".wh.")
-                .unwrap()
+                .expect("test files")
                 .to_owned();
-            let parent = path.parent().unwrap();
+            let parent = path.parent().expect("test files");
             let hidden = match hidden.as_str() {
                 ".wh..opq" => std::fs::read_dir(parent)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path())
+                    .expect("test files")
+                    .map(|entry| entry.expect("test files").path())
                     .collect(),
                 name => vec![parent.join(name)],
             };
@@ -390,7 +405,7 @@ pub(crate) fn reference(dir: &Path, layers: &[Vec<Entry>]) -> BTreeMap<String, S
             }
         }
         let file = dir.with_extension("tar");
-        std::fs::write(&file, archive(&rest)).unwrap();
+        std::fs::write(&file, archive(&rest)).expect("test files");
         run(Command::new("tar")
             .args([
                 "--numeric-owner",
@@ -408,8 +423,8 @@ pub(crate) fn reference(dir: &Path, layers: &[Vec<Entry>]) -> BTreeMap<String, S
 
 fn remove(path: &Path) {
     match path.symlink_metadata() {
-        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path).unwrap(),
-        Ok(_) => std::fs::remove_file(path).unwrap(),
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path).expect("test files"),
+        Ok(_) => std::fs::remove_file(path).expect("test files"),
         Err(_) => {}
     }
 }
@@ -424,7 +439,7 @@ pub(crate) fn unpacked(dir: &Path, disk: &Path) -> BTreeMap<String, String> {
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().unwrap();
+    let output = command.output().expect("test files");
     assert!(
         output.status.success(),
         "{command:?}: {}",
@@ -438,20 +453,20 @@ fn listing(root: &Path) -> BTreeMap<String, String> {
     let mut first_of_inode = BTreeMap::new();
     let mut rest = vec![root.to_owned()];
     while let Some(path) = rest.pop() {
-        let metadata = path.symlink_metadata().unwrap();
+        let metadata = path.symlink_metadata().expect("test files");
         let kind = metadata.file_type();
         let name = path
             .strip_prefix(root)
-            .unwrap()
+            .expect("test files")
             .to_str()
-            .unwrap()
+            .expect("test files")
             .to_owned();
         let (mode, uid, gid) = (metadata.mode(), metadata.uid(), metadata.gid());
         let mut text = format!("{mode:o} {uid}:{gid}");
         if kind.is_dir() {
             let mut entries: Vec<_> = std::fs::read_dir(&path)
-                .unwrap()
-                .map(|entry| entry.unwrap().path())
+                .expect("test files")
+                .map(|entry| entry.expect("test files").path())
                 .collect();
             entries.sort();
             rest.extend(entries);
@@ -463,9 +478,12 @@ fn listing(root: &Path) -> BTreeMap<String, String> {
             text += &format!(" as {first}");
         }
         if kind.is_file() {
-            text += &format!(" {:?}", Digest::of(&std::fs::read(&path).unwrap()));
+            text += &format!(
+                " {:?}",
+                Digest::of(&std::fs::read(&path).expect("test files"))
+            );
         } else if kind.is_symlink() {
-            text += &format!(" -> {:?}", std::fs::read_link(&path).unwrap());
+            text += &format!(" -> {:?}", std::fs::read_link(&path).expect("test files"));
         } else if kind.is_char_device() || kind.is_block_device() {
             text += &format!(" device {:x}", metadata.rdev());
         }
@@ -478,14 +496,14 @@ fn listing(root: &Path) -> BTreeMap<String, String> {
 /// Extended attributes of the file itself, sorted.
 fn attributes(path: &Path) -> String {
     let mut names = vec![0; 4096];
-    let len = rustix::fs::llistxattr(path, &mut names[..]).unwrap();
+    let len = rustix::fs::llistxattr(path, &mut names[..]).expect("test files");
     let names = names[..len]
         .split(|byte| *byte == 0)
         .filter(|name| !name.is_empty());
     let mut all: Vec<_> = names
         .map(|name| {
             let mut value = vec![0; 4096];
-            let len = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
+            let len = rustix::fs::lgetxattr(path, name, &mut value[..]).expect("test files");
             format!(" {}={}", name.escape_ascii(), value[..len].escape_ascii())
         })
         .collect();
