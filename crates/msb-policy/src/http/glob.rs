@@ -41,7 +41,7 @@ impl PathGlob {
 
     /// Parses a glob that begins with `/`.
     pub(super) fn parse(text: &str) -> Result<Self, GlobFault> {
-        let canonical = CanonicalPath::parse(text).map_err(GlobFault::Never)?;
+        let canonical = CanonicalPath::parse_glob(text).map_err(GlobFault::Never)?;
         if text.contains('?') {
             // It would end the path, and with it the glob.
             return Err(GlobFault::Never(AmbiguousPath::BadCharacter));

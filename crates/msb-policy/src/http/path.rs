@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-/// A path in canonical form: what need not be percent-encoded is not, and the rest is in upper case (RFC 3986, section
-/// 6.2.2). It begins with `/`, has no empty segment but perhaps the last, and no dot segment.
+const ENCODED_STAR: &str = "%2A";
+
+/// A path in canonical form: what may stand in a path as it is does (`%40` is `@`), for that is how servers read it, and
+/// the rest is encoded in upper case. `*` alone is encoded always, so that none is taken for a glob's. It begins with `/`,
+/// has no empty segment but perhaps the last, and no dot segment.
 ///
 /// Only a path that leaves no doubt has one; see [`AmbiguousPath`]. The query is no part of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +60,15 @@ impl CanonicalPath {
     /// # Errors
     /// What makes it ambiguous.
     pub fn parse(path_and_query: &str) -> Result<Self, AmbiguousPath> {
+        Self::spell(path_and_query, ENCODED_STAR)
+    }
+
+    /// The path of a glob: its stars stay what they are, and an encoded one is a character.
+    pub(super) fn parse_glob(glob: &str) -> Result<Self, AmbiguousPath> {
+        Self::spell(glob, "*")
+    }
+
+    fn spell(path_and_query: &str, star: &str) -> Result<Self, AmbiguousPath> {
         let path = match path_and_query.split_once('?') {
             Some((path, _)) => path,
             None => path_and_query,
@@ -64,7 +76,7 @@ impl CanonicalPath {
         let Some(rest) = path.strip_prefix('/') else {
             return Err(AmbiguousPath::NoSlash);
         };
-        let canonical = decode(path)?;
+        let canonical = decode(path, star)?;
         if encoded_twice(&canonical) {
             return Err(AmbiguousPath::EncodedTwice);
         }
@@ -99,8 +111,8 @@ impl fmt::Display for CanonicalPath {
     }
 }
 
-/// The path with its escapes made canonical, and checked byte by byte.
-fn decode(path: &str) -> Result<String, AmbiguousPath> {
+/// The path with its escapes made canonical, and checked byte by byte; `star` stands for one that is not encoded.
+fn decode(path: &str, star: &str) -> Result<String, AmbiguousPath> {
     let mut canonical = String::with_capacity(path.len());
     // Without escapes, to see whether it is UTF-8.
     let mut plain = Vec::with_capacity(path.len());
@@ -108,7 +120,10 @@ fn decode(path: &str) -> Result<String, AmbiguousPath> {
     while let Some(byte) = rest.next() {
         if byte != b'%' {
             check_raw(byte)?;
-            canonical.push(char::from(byte));
+            match byte {
+                b'*' => canonical.push_str(star),
+                _ => canonical.push(char::from(byte)),
+            }
             plain.push(byte);
             continue;
         }
@@ -119,7 +134,7 @@ fn decode(path: &str) -> Result<String, AmbiguousPath> {
         let decoded = u8::try_from(high * 16 + low).unwrap_or_default();
         check_encoded(decoded)?;
         plain.push(decoded);
-        if is_unreserved(decoded) {
+        if decoded != b'*' && check_raw(decoded).is_ok() {
             canonical.push(char::from(decoded));
         } else {
             canonical.push_str(&format!("%{decoded:02X}"));
