@@ -54,17 +54,28 @@ impl Default for HttpRules {
 }
 
 /// What a request is judged by.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Asked {
     method: Method,
-    host: Host,
+    /// Those that may be at the other end, the request's own first.
+    hosts: Vec<Host>,
+    /// That the connection goes to.
+    port: u16,
     /// Without its query.
     path: String,
 }
 
+/// Why a request may not be sent.
+#[derive(Debug)]
+pub(crate) struct Denial {
+    /// Whose rules deny it.
+    host: Host,
+    pub(crate) decision: HttpDecision,
+}
+
 impl Asked {
     /// A WebSocket is asked for by GET in HTTP/1.1, and by CONNECT in HTTP/2 (RFC 8441 section 4): both are the former.
-    pub(crate) fn new(head: &request::Parts, host: &Host) -> Self {
+    pub(crate) fn new(head: &request::Parts, hosts: Vec<Host>, port: u16) -> Self {
         let opens = head.extensions.get::<Protocol>().is_some();
         Self {
             method: if opens {
@@ -72,25 +83,34 @@ impl Asked {
             } else {
                 head.method.clone()
             },
-            host: host.clone(),
+            hosts,
+            port,
             path: head.uri.path().to_owned(),
         }
     }
 
-    /// What denies it, if anything does.
-    pub(crate) fn denied(&self, rules: &HttpPolicy) -> Option<HttpDecision> {
-        let decide = || rules.decide(self.method.as_str(), &self.host, &self.path);
-        let decision = (!rules.is_empty()).then(decide)?;
-        (!decision.is_allowed()).then_some(decision)
+    /// What denies it, if anything does: all hosts have to allow it.
+    pub(crate) fn denied(&self, rules: &HttpPolicy) -> Option<Denial> {
+        if rules.is_empty() {
+            return None;
+        }
+        self.hosts.iter().find_map(|host| {
+            let decision = rules.decide(self.method.as_str(), host, &self.path);
+            (!decision.is_allowed()).then(|| Denial {
+                host: host.clone(),
+                decision,
+            })
+        })
     }
 
     /// What to tell of its denial.
-    pub(crate) fn event(&self, port: u16, decision: HttpDecision, action: DeniedRequests) -> Event {
+    pub(crate) fn event(&self, denial: Denial, action: DeniedRequests) -> Event {
+        let Denial { host, decision } = denial;
         Event::RequestDenied {
             method: one_line(self.method.as_str()),
             path: visible(&self.path),
-            host: self.host.clone(),
-            port,
+            host,
+            port: self.port,
             decision,
             action,
         }
@@ -111,7 +131,7 @@ impl OpenRequests {
     }
 
     /// One that may not go on.
-    pub(crate) fn denied(&self, rules: &HttpPolicy) -> Option<(Arc<Asked>, HttpDecision)> {
+    pub(crate) fn denied(&self, rules: &HttpPolicy) -> Option<(Arc<Asked>, Denial)> {
         let open = lock(&self.0);
         let mut open = open.values();
         open.find_map(|asked| Some((Arc::clone(asked), asked.denied(rules)?)))

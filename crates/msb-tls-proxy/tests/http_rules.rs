@@ -491,6 +491,40 @@ async fn relayed(bench: &Bench, names: &[&str]) -> (TcpStream, TcpStream, Socket
     (near, server, destination)
 }
 
+/// Without TLS a request may name any host, whoever is at the other end.
+#[tokio::test]
+async fn a_host_that_the_address_is_not_of_does_not_get_around_the_rules_of_the_one_it_is_of() {
+    let (first, both, other): (&[&str], &[&str], &[&str]) = (&[HOST], &[HOST, OTHER], &[OTHER]);
+    for (names, host, line, denied_for) in [
+        (first, OTHER, "DELETE /v1/items", Some(HOST)),
+        (first, "192.0.2.1", "GET /v1/admin/x", Some(HOST)),
+        (first, OTHER, "GET /v1/items", None),
+        (both, OTHER, "DELETE /v1/items", None),
+        (other, OTHER, "DELETE /v1/items", None),
+        (other, HOST, "DELETE /v1/items", Some(HOST)),
+        (&[], OTHER, "DELETE /v1/items", None),
+        (&[], HOST, "DELETE /v1/items", Some(HOST)),
+    ] {
+        let bench = ruled(|_| {});
+        let (mut guest, server, _) = relayed(&bench, names).await;
+        let server = tokio::spawn(answer_all(Box::new(server)));
+        let head = format!("{line} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        guest.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_until(&mut guest, "\r\n").await;
+        drop(guest);
+        let received = within(server).await.unwrap();
+        let row = format!("{names:?} {host} {line}: {answer}");
+        let told = bench.events().into_iter().find_map(|event| match event {
+            Event::RequestDenied { host, .. } => Some(host.to_string()),
+            _ => None,
+        });
+        assert_eq!(told.as_deref(), denied_for, "{row}");
+        let status = if denied_for.is_some() { "403" } else { "200" };
+        assert!(answer.contains(status), "{row}");
+        assert_eq!(received.is_empty(), denied_for.is_some(), "{row}");
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_speaks_first_does_not_make_a_governed_connection_unread() {
     for (names, refused) in [(&[HOST][..], true), (&[OTHER], false)] {

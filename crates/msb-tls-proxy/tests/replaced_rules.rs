@@ -5,14 +5,16 @@
 mod common;
 
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use common::h2::{ends, offer, post, speaking};
-use common::{Bench, HOST, OTHER, PINNED, Resettable, broken, handshake, read_until, within};
+use common::{Bench, HOST, OTHER, PINNED, Resettable, Told, broken, handshake, read_until, within};
 use http::Response;
 use msb_policy::HttpPolicy;
 use msb_testkit::{CertificateKind, RawOrigin, tcp_pair};
-use msb_tls_proxy::{Connection, Error, Event, InterceptScope, PlainConfig, relay_plain};
+use msb_tls_proxy::{
+    Client, Connection, Dialled, Error, Event, InterceptScope, PlainConfig, Reset, relay_plain,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream as Guest;
@@ -39,6 +41,18 @@ async fn rest(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
 fn replace(bench: &Bench) {
     let rules = policy("allow GET api.example.test/v1/**");
     bench.proxy.replace_http_policy(rules).unwrap();
+}
+
+fn plain(bench: &Bench) -> PlainConfig {
+    let secrets = bench.proxy.secrets();
+    PlainConfig {
+        secrets: Arc::new(move || secrets.load()),
+        on_violation: Default::default(),
+        events: bench.sink(),
+        limits: Default::default(),
+        drain: Default::default(),
+        http_rules: bench.proxy.http_rules(),
+    }
 }
 
 fn count(bench: &Bench, is_it: impl Fn(&Event) -> bool) -> usize {
@@ -200,16 +214,7 @@ async fn what_is_relayed_without_tls_is_reset_once_rules_name_its_host() {
             destination,
             pins: Arc::clone(&bench.pins),
         };
-        let secrets = bench.proxy.secrets();
-        let config = PlainConfig {
-            secrets: Arc::new(move || secrets.load()),
-            on_violation: Default::default(),
-            events: bench.sink(),
-            limits: Default::default(),
-            drain: Default::default(),
-            http_rules: bench.proxy.http_rules(),
-        };
-        tokio::spawn(relay_plain(connection, config));
+        tokio::spawn(relay_plain(connection, plain(&bench)));
         check_unread(&bench, near, server, host).await;
     }
 }
@@ -226,6 +231,103 @@ async fn a_tunnel_is_reset_once_rules_name_where_it_leads() {
         read_until(&mut guest, "\r\n\r\n").await;
         check_unread(&bench, guest, server, target).await;
     }
+}
+
+/// On a connection that was open before there were rules for its host.
+#[tokio::test]
+async fn no_tunnel_is_asked_for_through_a_host_that_rules_name_now() {
+    let bench = Bench::new();
+    let (mut guest, mut server) = both_ends(&bench, HOST).await;
+    guest.write_all(POST.as_bytes()).await.unwrap();
+    guest.write_all(b"0\r\n\r\n").await.unwrap();
+    read_until(&mut server, "\r\n0\r\n\r\n").await;
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    server.write_all(answer.as_bytes()).await.unwrap();
+    read_until(&mut guest, "\r\n\r\n").await;
+    replace(&bench);
+    let connect = "CONNECT inner.test:443 HTTP/1.1\r\nHost: inner.test:443\r\n\r\n";
+    guest.write_all(connect.as_bytes()).await.unwrap();
+    let answer = read_until(&mut guest, "\r\n").await;
+    assert_eq!(answer, "HTTP/1.1 421 Misdirected Request\r\n");
+    drop(guest);
+    let mut received = Vec::new();
+    let _ = within(server.read_to_end(&mut received)).await;
+    assert_eq!(String::from_utf8_lossy(&received), "");
+}
+
+/// Not between the answer and the first message either, however long the guest takes to read the answer.
+#[tokio::test]
+async fn rules_that_come_while_a_websocket_opens_count() {
+    let bench = Bench::new();
+    let rules = policy("allow GET other.test");
+    bench.proxy.replace_http_policy(rules).unwrap();
+    // Smaller than the answer.
+    let (mut near, guest) = tokio::io::duplex(16);
+    let (upstream, mut server) = tcp_pair().await;
+    let destination = server.local_addr().unwrap();
+    bench.pin(HOST, destination);
+    let told = Arc::new(Told::default());
+    let connection = Connection {
+        guest,
+        reset: Arc::clone(&told) as Arc<dyn Reset>,
+        upstream,
+        destination,
+        pins: Arc::clone(&bench.pins),
+    };
+    tokio::spawn(relay_plain(connection, plain(&bench)));
+    let asking = format!(
+        "GET /v2/socket HTTP/1.1\r\nHost: {HOST}\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    near.write_all(asking.as_bytes()).await.unwrap();
+    read_until(&mut server, "\r\n\r\n").await;
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    server.write_all(switch.as_bytes()).await.unwrap();
+    near.read_u8().await.unwrap();
+    replace(&bench);
+    rest(&mut near).await;
+    rest(&mut server).await;
+    assert_eq!(denied(&bench), 1);
+    assert!(told.was_told());
+}
+
+/// The one that the request goes to, not the one that the proxy listens on.
+#[tokio::test]
+async fn a_denied_request_is_told_with_the_port_of_its_server() {
+    let bench = Bench::new();
+    let (mut guest, far) = tcp_pair().await;
+    let (upstream, mut server) = tcp_pair().await;
+    let destination = far.local_addr().unwrap();
+    let address = server.local_addr().unwrap();
+    let (near, reset) = Resettable::new(far);
+    let (proxy, upstream) = (bench.proxy.clone(), Mutex::new(Some(upstream)));
+    tokio::spawn(async move {
+        let client = Client {
+            guest: near,
+            reset,
+            destination,
+        };
+        let dial = |host, _| {
+            let upstream = upstream.lock().unwrap().take().unwrap();
+            std::future::ready(Ok(Dialled {
+                upstream,
+                address,
+                host,
+            }))
+        };
+        proxy.serve_forward(client, dial).await;
+    });
+    let post = POST.replace(" /", &format!(" http://{HOST}/"));
+    guest.write_all(post.as_bytes()).await.unwrap();
+    read_until(&mut server, "abc\r\n").await;
+    replace(&bench);
+    assert_eq!(broken(&mut guest).await, ErrorKind::ConnectionReset);
+    let told = bench.events().into_iter().find_map(|event| match event {
+        Event::RequestDenied { port, .. } => Some(port),
+        _ => None,
+    });
+    assert_eq!(told, Some(address.port()));
 }
 
 #[tokio::test]

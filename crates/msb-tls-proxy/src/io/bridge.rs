@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::uri::Scheme;
 use http::{Request, Response, StatusCode, request};
@@ -14,7 +14,7 @@ use hyper::server::conn::http1::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use msb_name::Host;
-use msb_policy::{HttpPolicy, InterceptedConnection, PinTable, UpstreamTrust};
+use msb_policy::{Destination, HttpPolicy, InterceptedConnection, PinTable, UpstreamTrust};
 use msb_secrets::{Note, NoteKind, ViolationAction};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -114,8 +114,8 @@ impl Session {
             denied.is_some()
         };
         self.http_rules.until(deny).await;
-        if let Some((asked, decision)) = denied {
-            (self.events)(asked.event(self.port(), decision, DeniedRequests::Reset));
+        if let Some((asked, denial)) = denied {
+            (self.events)(asked.event(denial, DeniedRequests::Reset));
         }
         self.stop.raise();
     }
@@ -127,6 +127,19 @@ impl Session {
 
     pub(crate) fn host(&self) -> &Host {
         self.connection.host()
+    }
+
+    /// Those that may answer a request, the one it names first. Without TLS it may name any, so unless its address was
+    /// resolved for that, all that it was resolved for count as well.
+    pub(crate) fn possible_hosts(&self) -> Vec<Host> {
+        let mut hosts = vec![self.host().clone()];
+        if let Some(Plaintext { destination, pins }) = &self.plaintext
+            && let Destination::Unpinned(_) = self.connection.destination()
+        {
+            let names = lock(pins).names(destination.ip(), Instant::now());
+            hosts.extend(names.into_iter().map(Host::Name));
+        }
+        hosts
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -192,7 +205,12 @@ where
             Left::Nothing => return,
             Left::Switched(guest, upstream, switched) => {
                 return match switched.is_tunnel {
-                    true => Box::pin(raw::tunnel(guest, upstream, &switched, &session)).await,
+                    true => {
+                        let target = switched.target();
+                        // What is relayed is judged by where it goes.
+                        drop(switched);
+                        Box::pin(raw::tunnel(guest, upstream, target, &session)).await;
+                    }
                     false => Box::pin(websocket::relay(guest, upstream, *switched, &session)).await,
                 };
             }

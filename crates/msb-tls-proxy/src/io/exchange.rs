@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use http_body_util::{Either, Full};
 use msb_name::{Authority, Host};
-use msb_policy::{HttpDecision, InterceptedConnection};
+use msb_policy::InterceptedConnection;
 use msb_secrets::{LengthPlan, Note, RequestRewriter, ResponseScrubber, SecretSet, Violation};
 use tokio::sync::watch;
 
@@ -24,7 +24,7 @@ use super::expect::Continue;
 use super::incoming::Incoming;
 use super::interim::{Informing, Interim};
 use crate::event::one_line;
-use crate::rules::{Asked, OpenRequests};
+use crate::rules::{Asked, Denial, OpenRequests};
 use crate::session::body::{self, Fault, Treatment};
 use crate::session::head::{self, Plan, Refused};
 use crate::session::protocol::Protocol;
@@ -55,8 +55,9 @@ pub(crate) async fn exchange(
     let interim = interim.filter(|_| head.version != Version::HTTP_10);
     let session = session.for_request(&head);
     let mut context = {
-        let asked = Arc::new(Asked::new(&head, session.host()));
-        RequestContext::new(session, head.method.clone(), None, asked)
+        let asked = Asked::new(&head, session.possible_hosts(), session.port());
+        let open = Open::new(&session, Arc::new(asked));
+        RequestContext::new(session, head.method.clone(), None, open)
     };
     if head.headers.len() > context.session.limits.header_count {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
@@ -64,10 +65,15 @@ pub(crate) async fn exchange(
     }
     let secrets = (context.session.secrets)();
     let rules = context.session.http_rules.current();
-    if context.session.non_http == NonHttp::Relay && asked::is_asked_for(&head) {
+    if context.session.non_http == NonHttp::Relay
+        && asked::is_asked_for(&head)
+        // They may have come when the connection was open.
+        && !rules.governs(context.session.host())
+    {
         return Box::pin(context.tunnel(client, head, incoming, (secrets, &rules))).await;
     }
-    let plan = match head::rewrite(&mut head, &context.session.connection, &secrets, &rules) {
+    let judged = (&*context.open.asked, &*rules);
+    let plan = match head::rewrite(&mut head, &context.session.connection, &secrets, judged) {
         Ok(plan) => plan,
         Err(Refused::Answer { status, reason }) => {
             return Ok(context.session.refuse(status, reason));
@@ -77,7 +83,7 @@ pub(crate) async fn exchange(
             context.violation(violation);
             return pending().await;
         }
-        Err(Refused::Denied(asked, decision)) => return context.denied(asked, decision).await,
+        Err(Refused::Denied(denial)) => return context.denied(denial).await,
     };
     let Plan {
         mut rewriter,
@@ -221,7 +227,8 @@ pub(crate) struct Switched {
     connection: InterceptedConnection,
     method: Method,
     path: Option<String>,
-    asked: Arc<Asked>,
+    /// Counted from the answer on, so that rules that come before anything is relayed count as well.
+    open: Open,
 }
 
 impl Switched {
@@ -231,18 +238,21 @@ impl Switched {
         Some(target.host().clone())
     }
 
-    /// What events about the messages repeat.
-    pub(crate) fn context(&self, session: &Session) -> RequestContext {
+    /// What events about the messages repeat, and what works on those of the guest and of the server.
+    pub(crate) fn into_parts(
+        self,
+        session: &Session,
+    ) -> (
+        RequestContext,
+        Option<RequestRewriter>,
+        Option<ResponseScrubber>,
+    ) {
         let session = Arc::new(Session {
-            connection: self.connection.clone(),
+            connection: self.connection,
             ..session.clone()
         });
-        RequestContext::new(
-            session,
-            self.method.clone(),
-            self.path.clone(),
-            Arc::clone(&self.asked),
-        )
+        let context = RequestContext::new(session, self.method, self.path, self.open);
+        (context, self.request, self.scrubber)
     }
 }
 
@@ -276,12 +286,12 @@ impl Drop for Open {
 }
 
 impl RequestContext {
-    fn new(session: Arc<Session>, method: Method, path: Option<String>, asked: Arc<Asked>) -> Self {
+    fn new(session: Arc<Session>, method: Method, path: Option<String>, open: Open) -> Self {
         Self {
             method,
             path,
             fault: OnceLock::new(),
-            open: Open::new(&session, asked),
+            open,
             session,
         }
     }
@@ -323,14 +333,11 @@ impl RequestContext {
     }
 
     /// Tells of a request that a rule denies, and the guest as is configured.
-    async fn denied(
-        &self,
-        asked: Asked,
-        decision: HttpDecision,
-    ) -> Result<Response<AnswerBody>, Unserved> {
+    async fn denied(&self, denial: Denial) -> Result<Response<AnswerBody>, Unserved> {
         let session = &self.session;
-        let (reason, action) = (one_line(&decision.to_string()), session.http_rules.denied());
-        (session.events)(asked.event(session.port(), decision, action));
+        let reason = one_line(&denial.decision.to_string());
+        let action = session.http_rules.denied();
+        (session.events)(self.open.asked.event(denial, action));
         match (action, session.protocol) {
             (DeniedRequests::Forbid, protocol) => {
                 Ok(answer(protocol, StatusCode::FORBIDDEN, reason))
@@ -413,7 +420,7 @@ impl RequestContext {
             connection: self.session.connection.clone(),
             method: self.method.clone(),
             path: self.path.clone(),
-            asked: Arc::clone(&self.open.asked),
+            open: Open::new(&self.session, Arc::clone(&self.open.asked)),
         }
     }
 

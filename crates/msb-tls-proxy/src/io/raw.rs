@@ -15,7 +15,6 @@ use tokio::io::{
 use tokio::time::{Instant, timeout};
 
 use super::bridge::{Session, bridge};
-use super::exchange::Switched;
 use super::stream::Prefixed;
 use crate::session::beginning::{Beginning, Spoken};
 use crate::session::head;
@@ -130,7 +129,7 @@ pub(crate) async fn request<G: AsyncRead + Unpin>(guest: &mut G, limits: &Limits
 
 /// Relays what is in a tunnel that the server has opened for the guest. Not HTTP: a server that answers any method with 200
 /// has opened none, and would take what follows for requests that nobody has checked.
-pub(crate) async fn tunnel<G, U>(guest: G, upstream: U, switched: &Switched, session: &Session)
+pub(crate) async fn tunnel<G, U>(guest: G, upstream: U, target: Option<Host>, session: &Session)
 where
     G: AsyncRead + AsyncWrite + Send + Unpin,
     U: AsyncRead + AsyncWrite + Send + Unpin,
@@ -141,7 +140,7 @@ where
         from_guest: Bytes::new(),
         from_upstream: Bytes::new(),
     };
-    relay(guest, upstream, first, switched.target(), session).await;
+    relay(guest, upstream, first, target, session).await;
 }
 
 enum Ended {

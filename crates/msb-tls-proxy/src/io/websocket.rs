@@ -35,10 +35,7 @@ where
     G: AsyncRead + AsyncWrite + Send + Unpin,
     U: AsyncRead + AsyncWrite + Send + Unpin,
 {
-    let context = switched.context(session);
-    let Switched {
-        request, scrubber, ..
-    } = switched;
+    let (context, request, scrubber) = switched.into_parts(session);
     let (mut guest_read, mut guest_write) = tokio::io::split(guest);
     let (mut upstream_read, mut upstream_write) = tokio::io::split(upstream);
     let sending = async {

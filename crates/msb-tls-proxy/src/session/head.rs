@@ -5,14 +5,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri, Version, request};
 use msb_name::Authority;
-use msb_policy::{HttpDecision, HttpPolicy, InterceptedConnection, UpstreamTrust, check_identity};
+use msb_policy::{HttpPolicy, InterceptedConnection, UpstreamTrust, check_identity};
 use msb_secrets::{
     BodyKind, LengthChange, Location, RequestRewriter, ResponseScrubber, Rewritten, SecretSet,
     Violation,
 };
 
 use crate::event::one_line;
-use crate::rules::{Asked, visible};
+use crate::rules::{Asked, Denial, visible};
 
 /// Fields that concern one connection only (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -61,7 +61,7 @@ pub(crate) enum Refused {
         path: Option<String>,
     },
     /// A rule denies it.
-    Denied(Asked, HttpDecision),
+    Denied(Denial),
 }
 
 impl From<(StatusCode, String)> for Refused {
@@ -99,7 +99,7 @@ impl Refused {
     }
 }
 
-/// Checks `head` and turns it into what the server is to receive.
+/// Checks `head`, which is `asked` for, and turns it into what the server is to receive.
 ///
 /// Violations come before everything else that could be said: a misdirected request with a
 /// placeholder in it is a violation (SPEC S6).
@@ -107,7 +107,7 @@ pub(crate) fn rewrite(
     head: &mut request::Parts,
     connection: &InterceptedConnection,
     secrets: &SecretSet,
-    rules: &HttpPolicy,
+    (asked, rules): (&Asked, &HttpPolicy),
 ) -> Result<Plan, Refused> {
     let scheme = match connection.upstream() {
         UpstreamTrust::Plaintext => Scheme::HTTP,
@@ -136,9 +136,8 @@ pub(crate) fn rewrite(
         };
         return Err(Refused::answer(StatusCode::NOT_IMPLEMENTED, reason));
     }
-    let asked = Asked::new(head, authority.host());
-    if let Some(decision) = asked.denied(rules) {
-        return Err(Refused::Denied(asked, decision));
+    if let Some(denial) = asked.denied(rules) {
+        return Err(Refused::Denied(denial));
     }
     if upgrade == Upgrade::Other || upgrade == Upgrade::WebSocket && !may_switch(head) {
         return Err(Refused::answer(

@@ -247,6 +247,12 @@ pub struct Resettable {
 #[derive(Default)]
 pub struct Told(AtomicBool);
 
+impl Told {
+    pub fn was_told(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 impl Reset for Told {
     fn reset(&self) {
         self.0.store(true, Ordering::SeqCst);

@@ -33,7 +33,7 @@ impl RequestContext {
             Err(Refused::Answer { status, reason }) => {
                 return Ok(session.refuse(status, reason));
             }
-            Err(Refused::Denied(asked, decision)) => return self.denied(asked, decision).await,
+            Err(Refused::Denied(denial)) => return self.denied(denial).await,
             Err(Refused::Violation { violation, .. }) => {
                 self.violation(violation);
                 return std::future::pending().await;
