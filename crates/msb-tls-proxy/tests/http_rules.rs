@@ -525,6 +525,36 @@ async fn a_host_that_the_address_is_not_of_does_not_get_around_the_rules_of_the_
     }
 }
 
+/// A lenient server may read them, whatever address it has.
+#[tokio::test]
+async fn odd_requests_do_not_get_around_the_rules_of_the_host_that_they_name() {
+    for (first, line, host, arrives) in [
+        (None, "PURGE /v1/items", HOST, false),
+        (None, "\r\nDELETE /v1/items", HOST, false),
+        (Some("\r\n"), "DELETE /v1/items", HOST, false),
+        (None, "purge\t/v1/items", HOST, false),
+        (None, "PURGE /v1/items", OTHER, true),
+        (None, "CONNECT other.example.test:443", OTHER, true),
+    ] {
+        let bench = ruled(|_| {});
+        let (mut guest, mut server, _) = relayed(&bench, &[OTHER]).await;
+        if let Some(piece) = first {
+            guest.write_all(piece.as_bytes()).await.unwrap();
+            read_until(&mut server, piece).await;
+        }
+        let server = tokio::spawn(answer_all(Box::new(server)));
+        let head = format!("{line} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        guest.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        let answered = within(guest.read_exact(&mut answer)).await.is_ok();
+        drop(guest);
+        let received = within(server).await.unwrap();
+        let row = format!("{line:?} {host}: {received:?}");
+        assert_eq!(received.ends_with("\r\n\r\n"), arrives, "{row}");
+        assert_eq!(answered && answer.ends_with(b"200"), arrives, "{row}");
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_speaks_first_does_not_make_a_governed_connection_unread() {
     for (names, refused) in [(&[HOST][..], true), (&[OTHER], false)] {

@@ -11,7 +11,7 @@ use common::h2::{ends, offer, post, speaking};
 use common::{Bench, HOST, OTHER, PINNED, Resettable, Told, broken, handshake, read_until, within};
 use http::Response;
 use msb_policy::HttpPolicy;
-use msb_testkit::{CertificateKind, RawOrigin, tcp_pair};
+use msb_testkit::{CertificateKind, RawOrigin, TestRoot, tcp_pair};
 use msb_tls_proxy::{
     Client, Connection, Dialled, Error, Event, InterceptScope, PlainConfig, Reset, relay_plain,
 };
@@ -217,6 +217,65 @@ async fn what_is_relayed_without_tls_is_reset_once_rules_name_its_host() {
         tokio::spawn(relay_plain(connection, plain(&bench)));
         check_unread(&bench, near, server, host).await;
     }
+}
+
+/// Rules can be about a host although its name has expired, and about what was heard before there were any.
+#[tokio::test]
+async fn what_was_relayed_before_there_were_rules_is_judged_by_what_was_known_then() {
+    let request = |host| format!("GET /v2 HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes();
+    let table = [
+        (Some(HOST), b"PING\r\n".to_vec(), true),
+        (Some(OTHER), b"PING\r\n".to_vec(), false),
+        (Some(OTHER), request(HOST), true),
+        (None, hello(HOST), true),
+        (None, hello(OTHER), false),
+    ];
+    for (at, (name, bytes, ends)) in table.into_iter().enumerate() {
+        let bench = Bench::new();
+        let (mut near, far) = tcp_pair().await;
+        let (upstream, mut server) = tcp_pair().await;
+        let destination = server.local_addr().unwrap();
+        if let Some(name) = name {
+            bench.pin(name, destination);
+        }
+        let (guest, reset) = Resettable::new(far);
+        let connection = Connection {
+            guest,
+            reset,
+            upstream,
+            destination,
+            pins: Arc::clone(&bench.pins),
+        };
+        tokio::spawn(relay_plain(connection, plain(&bench)));
+        near.write_all(&bytes).await.unwrap();
+        let mut got = vec![0; bytes.len()];
+        within(server.read_exact(&mut got)).await.unwrap();
+        *bench.pins.lock().unwrap() = Default::default();
+        replace(&bench);
+        if ends {
+            assert_eq!(
+                broken(&mut near).await,
+                ErrorKind::ConnectionReset,
+                "row {at}"
+            );
+            rest(&mut server).await;
+        } else {
+            near.write_all(b"goes on ").await.unwrap();
+            read_until(&mut server, "goes on ").await;
+        }
+        let told = count(&bench, |event| matches!(event, Event::RelayRefused { .. }));
+        assert_eq!(told, usize::from(ends), "row {at}");
+    }
+}
+
+/// The ClientHello of a client that wants `name`.
+fn hello(name: &str) -> Vec<u8> {
+    let config = msb_testkit::client_config(&TestRoot::new().der(), &[]);
+    let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
+    let mut client = rustls::ClientConnection::new(config, name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
 }
 
 #[tokio::test]

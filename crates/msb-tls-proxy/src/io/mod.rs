@@ -14,6 +14,7 @@ pub(crate) mod incoming;
 mod intercept;
 pub(crate) mod interim;
 mod inward;
+mod overheard;
 pub(crate) mod plain;
 pub(crate) mod proxy;
 pub(crate) mod raw;

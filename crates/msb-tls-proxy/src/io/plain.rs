@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::bridge::{Plaintext, Session, bridge, lock};
 use super::guest::read_hello;
+use super::overheard::{Heard, Listener};
 use super::stop::Stop;
 use super::stream::Prefixed;
 use crate::session::hello::HANDSHAKE_RECORD;
@@ -33,6 +34,8 @@ enum Fault {
     Violation(Violation),
     /// Rules have come that name this host.
     Governed(Host),
+    /// A request, which nobody judges here, where there are rules.
+    Http,
 }
 
 impl From<io::Error> for Fault {
@@ -67,7 +70,11 @@ where
     let Ok(first) = first else {
         return connection.reset.reset();
     };
+    // They may have changed meanwhile.
+    let rules = config.http_rules.current();
     let first_byte = first.from_guest.first().copied();
+    let mut heard = Heard::default();
+    Listener::new(&config.limits).push(&first.from_guest, &mut heard);
     let mut connection = Connection {
         guest: Prefixed::new(first.from_guest, connection.guest),
         reset: connection.reset,
@@ -89,6 +96,10 @@ where
         match may_be_relayed(&mut connection, is_tls, &rules, &config).await {
             Some(name) => claimed = name,
             None => return connection.reset.reset(),
+        }
+        // Odd, but a server may read it as a request to whatever host it names.
+        if heard.is_http {
+            return serve_requests(connection, config).await;
         }
     }
     relay(connection, claimed, secrets, config).await
@@ -253,6 +264,32 @@ async fn relay<G, U>(
         destination,
         pins,
     } = connection;
+    let address = destination.ip();
+    let resolved = || lock(&pins).names(address, Instant::now());
+    // Later ones count as well, and these do even when they have expired.
+    let first_names = resolved();
+    let heard = Mutex::new(Heard {
+        claimed,
+        ..Heard::default()
+    });
+    let refused = |rules: &HttpPolicy| {
+        if rules.is_empty() {
+            return None;
+        }
+        let heard = lock(&heard);
+        if heard.is_http {
+            return Some(Fault::Http);
+        }
+        let names = [&first_names[..], &resolved()].concat();
+        let host = rules.governed(heard.claimed.as_ref(), &names, address);
+        host.map(Fault::Governed)
+    };
+    let mut listener = Listener::new(&config.limits);
+    let listen = |bytes: &[u8]| {
+        let has_news = listener.push(bytes, &mut lock(&heard));
+        let refused = has_news.then(|| refused(&config.http_rules.current()));
+        refused.flatten().map_or(Ok(()), Err)
+    };
     let (mut guest_read, mut guest_write) = tokio::io::split(guest);
     let (mut upstream_read, mut upstream_write) = tokio::io::split(upstream);
     // The halves outlive the relay, for a stream that is gone cannot be reset.
@@ -262,28 +299,25 @@ async fn relay<G, U>(
                 &mut guest_read,
                 &mut upstream_write,
                 secrets.plain().watching(),
-                config.limits.continue_wait
+                config.limits.continue_wait,
+                listen
             ),
             pass(&mut upstream_read, &mut guest_write),
         );
         ways.map(drop)
     };
-    let governed = async {
-        let mut host = None;
-        let names = |rules: &HttpPolicy| {
-            let address = destination.ip();
-            let resolved = || lock(&pins).names(address, Instant::now());
-            host = (!rules.is_empty())
-                .then(|| rules.governed(claimed.as_ref(), &resolved(), address))
-                .flatten();
-            host.is_some()
+    let disallowed = async {
+        let mut fault = None;
+        let disallow = |rules: &HttpPolicy| {
+            fault = refused(rules);
+            fault.is_some()
         };
-        config.http_rules.until(names).await;
-        host.map_or(Ok(()), |host| Err(Fault::Governed(host)))
+        config.http_rules.until(disallow).await;
+        fault.map_or(Ok(()), Err)
     };
     let ended = tokio::select! {
         biased;
-        ended = governed => ended,
+        ended = disallowed => ended,
         ended = relayed => ended,
     };
     match ended {
@@ -301,6 +335,12 @@ async fn relay<G, U>(
             reason: format!("HTTP rules name {host} now, so it can be reached by HTTP only"),
             host,
             destination,
+        }),
+        Err(Fault::Http) => (config.events)(Event::RelayRefused {
+            host: known_host(&pins, address),
+            destination,
+            reason: "there are HTTP rules, and an HTTP request on a connection that was taken to carry something else"
+                .to_owned(),
         }),
     }
     reset.reset();
@@ -347,6 +387,7 @@ async fn scan<G, U>(
     upstream: &mut WriteHalf<U>,
     mut watcher: StreamWatcher,
     patience: Duration,
+    mut listen: impl FnMut(&[u8]) -> Result<(), Fault>,
 ) -> Result<(), Fault>
 where
     G: AsyncRead,
@@ -362,6 +403,7 @@ where
                 Err(_) => Bytes::new(),
             },
         };
+        listen(&chunk)?;
         let last = chunk.is_empty();
         let ready = if last {
             watcher.finish()
