@@ -110,6 +110,18 @@ pub(crate) fn import_path(path: &Path) -> Result<String> {
     Ok(imported.name.to_string())
 }
 
+/// Whether the image says what to run. Where it cannot be told, the sandbox will tell why.
+pub(crate) fn says_command(name: &str) -> bool {
+    let config = || {
+        let manifest = Store::open_default()
+            .ok()?
+            .image(&name.parse().ok()?)
+            .ok()?;
+        Some(manifest.config)
+    };
+    config().is_none_or(|config| !config.command(&[]).is_empty())
+}
+
 fn tell(imported: &Imported) {
     let mib = imported.manifest.content.bytes as f64 / f64::from(1 << 20);
     let state = match imported.is_new {

@@ -13,6 +13,8 @@ use crate::events::{EventFile, EventWriter};
 use crate::interrupt::Interrupts;
 use crate::{image, report};
 
+const NO_COMMAND: &str = "there is no command: the image says none, so write one behind `--`, as in `msb run IMAGE -- sh`";
+
 /// The largest piece of standard input read at once, in bytes.
 const INPUT_CHUNK: usize = 64 * 1024;
 
@@ -69,7 +71,13 @@ fn builder(args: Run, events: Option<EventWriter>) -> Result<SandboxBuilder> {
             true => image::import_path(Path::new(&image))?,
             false => image,
         };
+        // Before a guest is booted for nothing.
+        if args.command.is_empty() && !image::says_command(&name) {
+            bail!(NO_COMMAND);
+        }
         builder = builder.image(name);
+    } else if args.command.is_empty() {
+        bail!(NO_COMMAND);
     }
     for (path, set) in [
         (args.rootfs, SandboxBuilder::rootfs as fn(_, _) -> _),
@@ -148,9 +156,7 @@ async fn execute(
 ) -> Result<u8> {
     let config = sandbox.image_config();
     let command = config.command(command);
-    let (program, args) = command.split_first().context(
-        "there is no command: the image says none, so write one behind `--`, as in `msb run IMAGE -- sh`",
-    )?;
+    let (program, args) = command.split_first().context(NO_COMMAND)?;
     if !config.is_for_root() {
         report::note(&format!(
             "the image is made for the user {:?}; running as root, because other users are not supported yet",

@@ -136,8 +136,13 @@ impl Store {
             config,
             imported: true,
         };
+        let manifest = self.publish_staged(&artefact, staged, manifest)?;
+        if existing.is_some_and(|former| former.content != manifest.content) {
+            // The former disk is nobody's now; one that stays takes space and no more.
+            let _ = self.prune();
+        }
         Ok(Imported {
-            manifest: self.publish_staged(&artefact, staged, manifest)?,
+            manifest,
             name,
             is_new,
         })

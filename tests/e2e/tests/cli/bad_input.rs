@@ -83,7 +83,7 @@ fn bad_input_is_told_in_one_line_and_leaves_nothing() {
             ("--cpus 0", &["at least 1 cpu"]),
             ("--accel warp", &["warp", "tcg"]),
             ("--env UNSET_VARIABLE", &["UNSET_VARIABLE"]),
-            ("run base", &["COMMAND"]),
+            ("run base", &["there is no command"]),
         ];
         for (args, parts) in rows {
             let args = if args.starts_with("run ") {

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod canary;
+mod images;
 mod run;
 mod signals;
 

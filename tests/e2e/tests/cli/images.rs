@@ -1,0 +1,224 @@
+//! Images made here, imported and booted.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use msb::image::{Digest, Store};
+use msb_e2e::on_guests;
+use rustix::process::Signal;
+
+use crate::{Ended, OWN_FAILURE, Place, finish, list, process};
+
+/// What the test's image runs: the tree as the guest sees it.
+const SHOW: &str =
+    "ls -ln /srv /etc/kept; cat /srv/new; pwd; echo $GREETING; test -e /etc/gone || echo hidden";
+
+/// A place whose store has its files for itself: removing images there must not remove those of others.
+fn place() -> Place {
+    let place = Place::new();
+    let files = place.home.path().join("files");
+    let shared = fs::read_link(&files).expect("a link to the real store's");
+    fs::remove_file(&files).expect("removed");
+    fs::create_dir(&files).expect("a directory");
+    for name in list(&shared) {
+        let (from, to) = (shared.join(&name), files.join(&name));
+        if fs::hard_link(&from, &to).is_err() {
+            fs::copy(&from, &to).expect("a copy");
+        }
+    }
+    place
+}
+
+/// A directory for the parts of an image, and GNU tar's archive of it with this owner.
+fn layer(dir: &Path, owner: u32, fill: impl FnOnce(&Path)) -> Vec<u8> {
+    fs::create_dir_all(dir).expect("a directory");
+    fill(dir);
+    let output = Command::new("tar")
+        .args(["--numeric-owner", "--sort=name", "--mtime=@1000000000"])
+        .args([format!("--owner={owner}"), format!("--group={owner}")])
+        .args(["-cf", "-", "-C"])
+        .arg(dir)
+        .arg(".")
+        .output()
+        .expect("tar");
+    assert!(output.status.success(), "{output:?}");
+    output.stdout
+}
+
+/// An OCI layout of two layers: busybox and some files, and over them a whiteout and a file.
+fn layout(place: &Place) -> PathBuf {
+    let dir = place.home.path().join("made");
+    let base = Store::open(place.home.path())
+        .root_disk("base")
+        .expect("base");
+    let unpacked = dir.join("base");
+    fs::create_dir(&dir).expect("a directory");
+    let output = Command::new("unsquashfs")
+        .args(["-q", "-n", "-d"])
+        .arg(&unpacked)
+        .arg(&base.path)
+        .args(["usr/bin/busybox"])
+        .output()
+        .expect("unsquashfs");
+    assert!(output.status.success(), "{output:?}");
+    let lower = layer(&dir.join("lower"), 0, |root| {
+        for name in ["bin", "etc", "srv"] {
+            fs::create_dir(root.join(name)).expect("a directory");
+        }
+        fs::copy(unpacked.join("usr/bin/busybox"), root.join("bin/busybox")).expect("busybox");
+        for name in ["sh", "ls", "cat"] {
+            symlink("busybox", root.join("bin").join(name)).expect("a link");
+        }
+        for name in ["gone", "kept"] {
+            fs::write(root.join("etc").join(name), name).expect("a file");
+        }
+    });
+    let upper = layer(&dir.join("upper"), 7, |root| {
+        fs::create_dir(root.join("etc")).expect("a directory");
+        fs::create_dir(root.join("srv")).expect("a directory");
+        fs::write(root.join("etc/.wh.gone"), "").expect("a file");
+        let new = root.join("srv/new");
+        fs::write(&new, "of the upper layer\n").expect("a file");
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o640)).expect("a mode");
+    });
+    write_layout(&place.home.path().join("layout"), &[lower, upper])
+}
+
+fn write_layout(dir: &Path, layers: &[Vec<u8>]) -> PathBuf {
+    let blobs = dir.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("a directory");
+    let put = |kind: &str, bytes: &[u8]| {
+        let digest = Digest::of(bytes).to_string();
+        fs::write(blobs.join(&digest), bytes).expect("a blob");
+        let size = bytes.len();
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"sha256:{digest}","size":{size}}}"#
+        )
+    };
+    let ids = layers
+        .iter()
+        .map(|layer| format!(r#""sha256:{}""#, Digest::of(layer)));
+    let ids = ids.collect::<Vec<_>>().join(",");
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":[{ids}]}},
+            "config":{{"Entrypoint":["/bin/sh","-c"],"Cmd":["{SHOW}"],"WorkingDir":"/made/for/this",
+                       "Env":["PATH=/bin","GREETING=hello"]}}}}"#
+    );
+    let config = put("config.v1+json", config.as_bytes());
+    let layers = layers.iter().map(|layer| put("layer.v1.tar", layer));
+    let layers = layers.collect::<Vec<_>>().join(",");
+    let manifest = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layers}]}}"#);
+    let manifest = put("manifest.v1+json", manifest.as_bytes());
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{manifest}]}}"#);
+    fs::write(dir.join("index.json"), index).expect("an index");
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("a marker");
+    dir.to_owned()
+}
+
+#[track_caller]
+fn says(ended: &Ended, code: i32, parts: &[&str]) {
+    let text = String::from_utf8_lossy(&ended.stdout) + ended.stderr.as_str();
+    assert_eq!(ended.code, Some(code), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+}
+
+#[test]
+fn an_image_of_two_layers_is_what_the_guest_sees_and_runs_as_it_says() {
+    on_guests(async {
+        let place = place();
+        let path = layout(&place);
+        let path = path.to_str().expect("UTF-8");
+        let run = |args: &[&str]| finish(place.msb(args.iter().copied()), Vec::new());
+        says(
+            &run(&["image", "import", path, "--name", "two"]).await,
+            0,
+            &["two"],
+        );
+        let shown = [
+            "-rw-r-----",
+            " 7        7 ",
+            "of the upper layer",
+            "/etc/kept",
+            "/made/for/this",
+            "hello",
+            "hidden",
+        ];
+        says(&run(&["run", "two"]).await, 0, &shown);
+        let own = [
+            "run",
+            "--env",
+            "GREETING=mine",
+            "two",
+            "--",
+            "echo own $GREETING; exit 3",
+        ];
+        says(&run(&own).await, 3, &["own mine"]);
+        // The same image by its path: nothing is made again, and its disk is shared.
+        says(
+            &run(&["run", path, "--", "echo by path"]).await,
+            0,
+            &["by path"],
+        );
+        let files = list(&place.home.path().join("files")).len();
+        says(&run(&["image", "rm", "two"]).await, 0, &[]);
+        assert_eq!(list(&place.home.path().join("files")).len(), files);
+        says(
+            &run(&["image", "rm", "base"]).await,
+            OWN_FAILURE,
+            &["was not imported"],
+        );
+        says(
+            &run(&["image", "inspect", "two"]).await,
+            OWN_FAILURE,
+            &["no image `two`"],
+        );
+    });
+}
+
+#[test]
+fn an_import_that_is_killed_leaves_a_store_that_the_next_one_uses() {
+    on_guests(async {
+        let place = place();
+        // Large and hard to compress, so that it is under way for a while.
+        let noise: Vec<u8> = (0..20_000_000_u32)
+            .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
+            .collect();
+        let dir = place.home.path().join("made");
+        let large = layer(&dir, 0, |root| {
+            fs::write(root.join("noise"), &noise).expect("a file")
+        });
+        let path = write_layout(&place.home.path().join("layout"), &[large]);
+        let path = path.to_str().expect("UTF-8");
+        let tmp = place.home.path().join("tmp");
+        let child = place
+            .msb(["image", "import", path, "--name", "large"])
+            .spawn()
+            .expect("msb");
+        let msb = process(&child);
+        while !fs::read_dir(&tmp).is_ok_and(|mut entries| entries.next().is_some()) {
+            assert!(
+                !msb.ends_within(std::time::Duration::ZERO),
+                "it was too fast to be killed"
+            );
+            tokio::task::yield_now().await;
+        }
+        msb.signal(Signal::KILL);
+        drop(child.wait_with_output().await);
+        let names = finish(place.msb(["image", "ls"]), Vec::new()).await;
+        assert!(
+            !String::from_utf8_lossy(&names.stdout).contains("large"),
+            "{names:?}"
+        );
+        let again = finish(
+            place.msb(["image", "import", path, "--name", "large"]),
+            Vec::new(),
+        )
+        .await;
+        says(&again, 0, &["large", "new"]);
+        assert!(list(&tmp).is_empty(), "{:?}", list(&tmp));
+    });
+}
