@@ -764,3 +764,17 @@ async fn hosts_that_no_rule_names_are_left_alone() {
     let answer = bench.exchange(origin.address(), OTHER, &head).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
+
+/// A proxy that the guest uses without TLS needs to be told where each request is to go.
+#[tokio::test]
+async fn a_target_in_absolute_form_arrives_as_it_is_where_there_is_no_tls() {
+    let bench = ruled(|_| {});
+    for target in ["http://shop.example.org/a?b=c", "/a?b=c"] {
+        let (mut guest, mut server, _) = relayed(&bench, &["proxy.example.org"]).await;
+        let head = format!("GET {target} HTTP/1.1\r\nHost: shop.example.org\r\n\r\n");
+        guest.write_all(head.as_bytes()).await.unwrap();
+        let received = read_until(&mut server, "\r\n\r\n").await;
+        let line = format!("GET {target} HTTP/1.1\r\n");
+        assert!(received.starts_with(&line), "{received}");
+    }
+}

@@ -21,6 +21,7 @@ use super::proxy::Inner;
 use super::stream::Checked;
 use crate::event::one_line;
 use crate::session::forward;
+use crate::session::head::origin_form;
 use crate::session::protocol::Protocol;
 use crate::{Client, DialError, Dialled, NonHttp};
 
@@ -133,11 +134,13 @@ impl<D> Servers<D> {
     {
         // It is for this proxy (RFC 9110 section 11.7.2).
         request.headers_mut().remove(header::PROXY_AUTHORIZATION);
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let (host, port) = match forward::server(&head) {
             Ok(server) => server,
             Err((status, reason)) => return Ok(self.session.refuse(status, reason)),
         };
+        // What is dialled is the server itself (RFC 9112 section 3.2.1).
+        head.uri = origin_form(&head.uri);
         let server = match self.server(host, port).await {
             Ok(server) => server,
             Err(error) => {

@@ -150,7 +150,10 @@ pub(crate) fn rewrite(
         head.headers.remove(header::HOST);
         head.uri = absolute_form(&head.uri, &authority)?;
     } else {
-        head.uri = origin_form(&head.uri);
+        if scheme == Scheme::HTTPS {
+            head.uri = origin_form(&head.uri);
+        }
+        // Else the server may be a proxy, which needs its target whole.
         head.version = Version::HTTP_11;
     }
     let websocket = (upgrade == Upgrade::WebSocket || on_stream).then(|| {
@@ -243,7 +246,7 @@ pub(crate) fn authority(
 }
 
 /// `/path?query`, or `*`.
-fn origin_form(uri: &Uri) -> Uri {
+pub(crate) fn origin_form(uri: &Uri) -> Uri {
     let path = uri.path_and_query().cloned();
     Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
 }
