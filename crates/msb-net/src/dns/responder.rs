@@ -200,6 +200,8 @@ impl Responder {
             let address = match &record.data {
                 RData::A(address) => IpAddr::V4(address.0),
                 RData::AAAA(address) => IpAddr::V6(address.0),
+                // Of an update (RFC 2136 section 2.4), and malformed in an answer.
+                RData::Update0(_) => continue,
                 _ => {
                     kept.extend(svcb::strip(record));
                     continue;
@@ -439,6 +441,29 @@ mod tests {
             "{name:?}"
         );
         assert!(answer.pins.is_empty());
+    }
+
+    /// Found by fuzzing: such a record is written as it was read, and then no client can read the answer.
+    #[test]
+    fn records_without_data_are_left_out() {
+        let responder = responder("public");
+        let name = Name::from_str("example.org.").unwrap();
+        let question = ask(&responder, name.clone());
+        let address = RData::A(std::net::Ipv4Addr::new(1, 1, 1, 1).into());
+        let records = [RData::Update0(RecordType::A), address.clone()];
+        let answer = responder.answer(
+            &question,
+            Upstream {
+                code: ResponseCode::NoError,
+                answers: records
+                    .map(|data| Record::from_rdata(name.clone(), 60, data))
+                    .into(),
+                soa: None,
+            },
+        );
+        let message = Message::from_vec(&answer.message).unwrap();
+        let kept: Vec<_> = message.answers.iter().map(|record| &record.data).collect();
+        assert_eq!(kept, [&address]);
     }
 
     #[test]
