@@ -296,11 +296,27 @@ fn merge(
     let mut tree = Tree::new();
     for (at, layer) in image.layers.iter().enumerate() {
         let refuse = |error| layer.refuse(error);
+        let below = at > 0;
+        if below {
+            // What a layer hides is gone before anything of it is made, wherever in it that is said.
+            let mut open = layer.open(source, &budget)?;
+            while let Some(entry) = open.next(&budget).map_err(refuse)? {
+                if tree::is_whiteout(&entry) {
+                    let place = Place {
+                        layer: at,
+                        ordinal: 0,
+                    };
+                    tree.apply(place, entry, &mut budget).map_err(refuse)?;
+                }
+            }
+        }
         let mut open = layer.open(source, &budget)?;
         let mut ordinal = 0;
         while let Some(entry) = open.next(&budget).map_err(refuse)? {
             let place = Place { layer: at, ordinal };
-            tree.apply(place, entry, &mut budget).map_err(refuse)?;
+            if !(below && tree::is_whiteout(&entry)) {
+                tree.apply(place, entry, &mut budget).map_err(refuse)?;
+            }
             ordinal += 1;
         }
         open.finish(layer.diff_id, &mut budget).map_err(refuse)?;

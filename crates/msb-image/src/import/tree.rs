@@ -63,6 +63,13 @@ pub(super) struct Tree {
     nodes: Vec<Node>,
 }
 
+/// Whether an entry says what is hidden of the layers below.
+pub(super) fn is_whiteout(entry: &Entry) -> bool {
+    let mut parts = entry.path.rsplit(|byte| *byte == b'/');
+    let name = parts.find(|part| !part.is_empty());
+    name.is_some_and(|name| name.starts_with(WHITEOUT))
+}
+
 impl Tree {
     pub(super) const ROOT: usize = 0;
 
