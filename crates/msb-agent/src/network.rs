@@ -37,6 +37,8 @@ pub(crate) async fn configure(network: Option<&Network>) -> Vec<Warning> {
 async fn interface_up(handle: &Handle, network: &Network) -> Result<(), NetworkError> {
     // The addresses are ours alone: nothing to detect, and detection would hold IPv6 back for a second.
     let _ = fs::write("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0");
+    // All it needs it is told here: a router advertisement that comes between would make the same route.
+    let _ = fs::write("/proc/sys/net/ipv6/conf/eth0/accept_ra", "0");
     let index = link_up(handle, INTERFACE).await?;
     for text in &network.addresses {
         let (address, prefix) =
