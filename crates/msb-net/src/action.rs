@@ -1,6 +1,6 @@
 //! What the engine asks of the I/O side, and what it is told in return.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use msb_name::HostName;
 use msb_policy::{Cause, Denial};
@@ -48,6 +48,11 @@ pub(crate) enum Action {
     Cancel(FlowId),
     /// The guest opened a connection to a name server.
     ServeNames(FlowStream),
+    /// The same over TLS, which is for somebody else to end.
+    ServeSecureNames {
+        destination: SocketAddr,
+        stream: FlowStream,
+    },
     /// Ask upstream, then call `Engine::handle_resolved`.
     Resolve { question: Question, asker: Asker },
 }

@@ -9,6 +9,7 @@ use msb_name::HostName;
 use msb_policy::{NetworkPolicy, PinTable};
 
 use crate::event::EventSink;
+use crate::io::SecureNamesSink;
 use crate::published::PublishedPort;
 use crate::rate::Rates;
 
@@ -63,6 +64,14 @@ pub struct Config {
     pub egress: Rates,
     /// How much is sent to the guest. Answers of the gateway itself (names, errors, acknowledgements) count, and do not wait.
     pub ingress: Rates,
+    /// Asked about each datagram that the policy allows the guest to send to a destination, before it is sent on; `false` drops
+    /// it, and says so to nobody: whoever answers has told it where that is of use. It is called from the network's task and must
+    /// not block. Datagrams to name servers, which are answered here, and those to clients of published ports are not asked
+    /// about.
+    pub datagram_filter: Option<DatagramFilter>,
+    /// Who takes connections to port 853, DNS over TLS (RFC 7858). They are answered as those to port 53 are, whatever their
+    /// address and without asking the policy about it. `None`: they are connections like any other.
+    pub secure_names: Option<SecureNamesSink>,
     /// Whether who takes the flows reads the server name out of each and tells it to the flow's [judge](crate::Flow::judge),
     /// before a byte is sent on if the flow [needs it](crate::Flow::needs_name). Else the names that the guest was told for the
     /// address decide alone.
@@ -89,6 +98,8 @@ impl Config {
             published: Vec::new(),
             egress: Rates::default(),
             ingress: Rates::default(),
+            datagram_filter: None,
+            secure_names: None,
             reads_server_names: false,
         }
     }
@@ -110,10 +121,15 @@ impl fmt::Debug for Config {
             .field("published", &self.published)
             .field("egress", &self.egress)
             .field("ingress", &self.ingress)
+            .field("datagram_filter", &self.datagram_filter.is_some())
+            .field("secure_names", &self.secure_names.is_some())
             .field("reads_server_names", &self.reads_server_names)
             .finish_non_exhaustive()
     }
 }
+
+/// Whether the guest's datagram with this payload may be sent to this destination.
+pub type DatagramFilter = Arc<dyn Fn(SocketAddr, &[u8]) -> bool + Send + Sync>;
 
 /// What a configured name resolves to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,9 +19,11 @@ pub(crate) enum Dropped {
     FragmentLimit,
     /// A DNS message that is no query.
     Query,
+    /// A datagram that [`Config::datagram_filter`](crate::Config::datagram_filter) does not let pass.
+    Filter,
 }
 
-const REASONS: usize = 7;
+const REASONS: usize = 8;
 
 /// The counters of one network.
 #[derive(Debug, Default)]
@@ -42,6 +44,7 @@ impl DropCounters {
             fragment_overlap: read(Dropped::FragmentOverlap),
             fragment_limit: read(Dropped::FragmentLimit),
             query: read(Dropped::Query),
+            filter: read(Dropped::Filter),
         }
     }
 }
@@ -66,6 +69,8 @@ pub struct Counters {
     pub fragment_limit: u64,
     /// DNS messages that are no queries, or that are too damaged to be answered.
     pub query: u64,
+    /// Datagrams that [`Config::datagram_filter`](crate::Config::datagram_filter) did not let pass.
+    pub filter: u64,
 }
 
 #[cfg(test)]
@@ -83,6 +88,7 @@ mod tests {
             Dropped::FragmentOverlap,
             Dropped::FragmentLimit,
             Dropped::Query,
+            Dropped::Filter,
         ];
         for (count, reason) in (1..).zip(reasons) {
             for _ in 0..count {
@@ -97,6 +103,7 @@ mod tests {
             fragment_overlap: 5,
             fragment_limit: 6,
             query: 7,
+            filter: 8,
         };
         assert_eq!(counters.read(), expected);
     }

@@ -181,9 +181,9 @@ impl Gateway {
             }
             Action::CloseRelay(id) => self.relays.retain(|known| *known != id),
             Action::Announce(announced) => self.streams.push(announced.stream),
-            Action::ServeNames(stream) | Action::Welcome { stream, .. } => {
-                self.streams.push(stream)
-            }
+            Action::ServeNames(stream)
+            | Action::ServeSecureNames { stream, .. }
+            | Action::Welcome { stream, .. } => self.streams.push(stream),
             Action::Resolve { question, asker } => {
                 self.engine
                     .handle_resolved(asker, &Responder::failure(&question));

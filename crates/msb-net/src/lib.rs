@@ -76,11 +76,13 @@ mod timers;
 
 pub use config::{
     Addresses, Config, DEFAULT_MAX_FLOWS, DEFAULT_MAX_UDP_FLOWS, DEFAULT_MTU,
-    DEFAULT_QUERY_TIMEOUT, HostEntry, MIN_MTU,
+    DEFAULT_QUERY_TIMEOUT, DatagramFilter, HostEntry, MIN_MTU,
 };
 pub use counters::Counters;
 pub use event::{Event, EventSink};
-pub use io::{Flow, Judge, Link, Network, is_own_address, start};
+pub use io::{
+    Flow, Judge, Link, NameService, Network, SecureNames, SecureNamesSink, is_own_address, start,
+};
 pub use published::PublishedPort;
 pub use rate::{Rate, Rates};
 pub use stream::{FlowReset, FlowStream};

@@ -14,10 +14,17 @@ use crate::table::Ends;
 
 /// Where names are asked for.
 pub(super) const DNS_PORT: u16 = 53;
+/// Where they are asked for over TLS (RFC 7858).
+const DNS_OVER_TLS_PORT: u16 = 853;
 /// Queries that may wait for upstream at once; more are answered with SERVFAIL.
 const MAX_QUERIES: usize = 512;
 
 impl Engine {
+    /// Whether connections to `port` are for the gateway's own name service, whatever the address.
+    pub(super) fn serves_names(&self, port: u16) -> bool {
+        port == DNS_PORT || port == DNS_OVER_TLS_PORT && self.config.secure_names.is_some()
+    }
+
     pub(super) fn handle_query(&mut self, ends: Ends, message: &[u8]) {
         match self.responder.plan(message, Transport::Udp) {
             Plan::Ignore => {}

@@ -12,6 +12,7 @@ use super::ingress::Client;
 use super::recent::Recent;
 use super::tcp::egress;
 use crate::action::{Action, Carries, Names, Refusal};
+use crate::counters::Dropped;
 use crate::event::Event;
 use crate::reply::{self, EchoReply, Quote, Unreachable};
 use crate::table::{Ends, FlowId, FlowTable};
@@ -207,11 +208,22 @@ impl Engine {
                 None => return,
             },
         };
-        if let Some(relay) = self.relays.flows.get_mut(id) {
-            relay.quote = Some(quote);
-        }
+        let Some(relay) = self.relays.flows.get_mut(id) else {
+            return;
+        };
+        relay.quote = Some(quote);
+        let is_asked_about = outgoing.carries == Carries::Datagrams && relay.client.is_none();
         self.relays.touch(now, id);
         let payload = outgoing.payload;
+        if let Some(may_pass) = self
+            .config
+            .datagram_filter
+            .as_ref()
+            .filter(|_| is_asked_about)
+            && !may_pass(outgoing.ends.destination, &payload)
+        {
+            return self.counters.count(Dropped::Filter);
+        }
         self.actions.push_back(Action::Relay { id, payload });
     }
 

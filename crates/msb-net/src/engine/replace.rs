@@ -4,7 +4,6 @@ use msb_policy::{Decision, Denial, Early, Protocol};
 use smoltcp::time::Instant;
 
 use super::Engine;
-use super::dns::DNS_PORT;
 use super::ingress::admitted;
 use super::tcp::{State, egress};
 use crate::action::{Action, Flowing, Names};
@@ -41,12 +40,16 @@ impl Engine {
     fn review_connection(&mut self, id: FlowId) -> Result<(), Denial> {
         let policy = self.policy.get();
         let reads_server_names = self.config.reads_server_names;
+        let port = self
+            .flows
+            .get_mut(id)
+            .map(|entry| entry.ends.destination.port());
+        if port.is_none_or(|port| self.serves_names(port)) {
+            return Ok(());
+        }
         let Some(entry) = self.flows.get_mut(id) else {
             return Ok(());
         };
-        if entry.ends.destination.port() == DNS_PORT {
-            return Ok(());
-        }
         if let Some(client) = entry.client {
             let guest_port = entry.ends.source.port();
             return admitted(&policy, Protocol::Tcp, client, guest_port);

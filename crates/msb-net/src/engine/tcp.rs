@@ -153,7 +153,7 @@ impl Engine {
             return reply::reset(&mut self.out, self.link, segment);
         }
         let to_host = self.config.addresses.is_gateway(ends.destination.ip());
-        if ends.destination.port() == DNS_PORT {
+        if self.serves_names(ends.destination.port()) {
             let id = self.insert(ends, to_host, Names::default(), Vec::new());
             self.answer(now, id, segment.packet);
             return;
@@ -312,10 +312,19 @@ impl Engine {
                 guest_port,
             });
         }
-        if entry.ends.destination.port() == DNS_PORT {
-            self.actions.push_back(Action::ServeNames(stream));
-            return;
+        let destination = entry.ends.destination;
+        if self.serves_names(destination.port()) {
+            return self.actions.push_back(match destination.port() {
+                DNS_PORT => Action::ServeNames(stream),
+                _ => Action::ServeSecureNames {
+                    destination,
+                    stream,
+                },
+            });
         }
+        let Some(entry) = self.flows.get_mut(id) else {
+            return;
+        };
         let announced = Announced {
             id,
             ends: entry.ends,

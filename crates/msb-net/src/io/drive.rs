@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::connect;
 use super::flow::Flow;
 use super::ingress::{Ingress, carry};
 use super::link::{Input, Link};
-use super::names::drive_names;
+use super::names::{NameService, SecureNames, SecureNamesSink, drive_names};
 use super::relay::Relays;
 use super::resolve::Upstreams;
 use crate::action::{Action, Announced, Asker};
@@ -28,7 +29,7 @@ use crate::event::{Event, EventSink};
 use crate::frame::FrameReader;
 use crate::policy::PolicyCell;
 use crate::published::PublishedPort;
-use crate::stream::{Clock, ReadyQueue};
+use crate::stream::{Clock, FlowStream, ReadyQueue};
 use crate::table::FlowId;
 
 /// How far ahead the timer is set when nothing is due: it only has to be some time.
@@ -120,6 +121,7 @@ struct Driver {
     engine: Engine,
     clock: Clock,
     upstreams: Upstreams,
+    secure_names: Option<SecureNamesSink>,
     flows: mpsc::Sender<Flow>,
     events: EventSink,
     /// Connects under way.
@@ -142,6 +144,7 @@ impl Driver {
         let clock = Clock::start();
         let engine = Engine::new(config.clone(), clock);
         let events = Arc::clone(&config.events);
+        let secure_names = config.secure_names.clone();
         let upstreams = Upstreams::new(engine.responder().clone(), Arc::new(config));
         Self {
             link,
@@ -150,6 +153,7 @@ impl Driver {
             engine,
             clock,
             upstreams,
+            secure_names,
             flows,
             events,
             connecting: HashMap::new(),
@@ -276,6 +280,10 @@ impl Driver {
                         Done::Served
                     });
                 }
+                Action::ServeSecureNames {
+                    destination,
+                    stream,
+                } => self.hand_on_names(destination, stream),
                 Action::OpenRelay {
                     id,
                     carries,
@@ -336,6 +344,17 @@ impl Driver {
             Err(error) if error.is_cancelled() => {}
             Err(error) => tracing::error!(%error, "a network task has panicked"),
         }
+    }
+
+    fn hand_on_names(&self, destination: SocketAddr, guest: FlowStream) {
+        let Some(sink) = &self.secure_names else {
+            return guest.reset_handle().reset();
+        };
+        sink(SecureNames {
+            destination,
+            guest,
+            names: NameService(self.upstreams.clone()),
+        });
     }
 
     /// Hands an established flow on; if nobody takes it, the guest gets RST.

@@ -15,3 +15,4 @@ pub use connect::is_own_address;
 pub use drive::{Network, start};
 pub use flow::{Flow, Judge};
 pub use link::Link;
+pub use names::{NameService, SecureNames, SecureNamesSink};

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use msb_net::{Event, HostEntry};
+use msb_net::{Event, HostEntry, SecureNames};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::guest::soon;
+use crate::guest::{GuestTcp, soon};
 use crate::rig::{GATEWAY_V4, GATEWAY_V6, Rig, echo_service, gateway, ip, rules};
 
 const ELSEWHERE: &str = "9.9.9.9:53";
@@ -181,6 +181,11 @@ async fn queries_to_any_address_are_answered_over_udp() {
 async fn queries_are_answered_over_tcp_one_after_another() {
     let (rig, _) = rig_with_upstream("public").await;
     let socket = rig.guest.connect(ELSEWHERE.parse().unwrap()).await.unwrap();
+    ask_over(&socket).await;
+}
+
+/// Queries one after another in a stream to a name server.
+async fn ask_over(socket: &GuestTcp) {
     for name in ["www.example.org.", "many.example.org."] {
         let message = query(name, RecordType::A).to_vec().unwrap();
         socket
@@ -202,6 +207,37 @@ async fn queries_are_answered_over_tcp_one_after_another() {
     }
     socket.close();
     socket.closed().await;
+}
+
+/// Who ends the TLS is tested elsewhere: here nobody has put any around the queries.
+#[tokio::test]
+async fn connections_to_the_port_of_dns_over_tls_are_handed_on_with_who_answers_in_them() {
+    let (server, _) = upstream(zone).await;
+    let elsewhere: SocketAddr = "9.9.9.9:853".parse().unwrap();
+    let rig = Rig::with("none", |config| {
+        config.policy = rules(&["allow@www.example.org", "allow@many.example.org"], "none");
+        config.nameservers = Some(vec![server]);
+        config.secure_names = Some(Arc::new(move |secure: SecureNames| {
+            assert_eq!(secure.destination.port(), 853);
+            tokio::spawn(async move { secure.names.serve(secure.guest).await });
+        }));
+    });
+    for destination in [elsewhere, gateway(853)] {
+        let socket = rig.guest.connect(destination).await.unwrap();
+        ask_over(&socket).await;
+        socket.close();
+        socket.closed().await;
+    }
+    let pins = rig.pins.lock().unwrap();
+    let names = pins.names(ip("93.184.215.14"), Instant::now());
+    assert_eq!(names.len(), 1, "what is answered here is pinned as well");
+}
+
+#[tokio::test]
+async fn without_a_taker_dns_over_tls_is_a_connection_like_any_other() {
+    let (rig, _) = rig_with_upstream("none").await;
+    let refused = rig.guest.connect("9.9.9.9:853".parse().unwrap()).await;
+    assert!(refused.is_err());
 }
 
 #[tokio::test]

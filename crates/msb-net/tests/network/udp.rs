@@ -72,6 +72,25 @@ fn is_refusal(frame: &[u8], kinds: [(u8, u8); 2], destination: SocketAddr) {
     );
 }
 
+#[tokio::test]
+async fn a_datagram_that_the_filter_stops_is_dropped_and_counted() {
+    let port = echo_service().await;
+    let rig = Rig::with("host", |config| {
+        config.datagram_filter = Some(std::sync::Arc::new(move |destination, payload| {
+            assert_eq!(destination, gateway(port));
+            payload != b"stop"
+        }));
+    });
+    let socket = rig.guest.udp();
+    for payload in ["stop", "go", "stop", "on"] {
+        socket.send(gateway(port), payload.as_bytes());
+    }
+    for expected in ["go", "on"] {
+        assert_eq!(socket.receive().await.1, expected.as_bytes());
+    }
+    assert_eq!(rig.network.counters().filter, 2);
+}
+
 /// Services on 127.0.0.1 only are found through the IPv6 gateway as well, as for TCP.
 #[tokio::test]
 async fn datagrams_of_all_lengths_are_echoed_in_both_families() {
