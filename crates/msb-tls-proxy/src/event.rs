@@ -27,6 +27,14 @@ pub enum Event {
         /// Where the connection goes.
         destination: SocketAddr,
     },
+    /// The guest's handshake is done on a connection that ends here
+    /// ([`TlsProxy::serve_locally`](crate::TlsProxy::serve_locally)).
+    ServedLocally {
+        /// The host, as the guest asked for it.
+        host: Host,
+        /// What the guest dialled.
+        destination: SocketAddr,
+    },
     /// The host is on the bypass list; the connection is spliced.
     Bypassed {
         /// The host, as the guest asked for it.

@@ -117,6 +117,8 @@ pub use config::{
 };
 pub use error::Error;
 pub use event::{Event, EventSink, HelloFailure};
+pub use io::datagram::may_send;
+pub use io::local::LocalStream;
 pub use io::plain::relay_plain;
 pub use io::proxy::TlsProxy;
 pub use rules::HttpRules;

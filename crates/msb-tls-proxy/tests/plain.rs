@@ -11,7 +11,9 @@ use common::{HOST, PLACEHOLDER, Resettable, VALUE, broken, read_until, within};
 use msb_policy::PinTable;
 use msb_secrets::{SecretBuilder, SecretSet, ViolationAction};
 use msb_testkit::tcp_pair;
-use msb_tls_proxy::{Connection, Drain, Event, HttpRules, Limits, PlainConfig, relay_plain};
+use msb_tls_proxy::{
+    Connection, Drain, Event, HttpRules, Limits, PlainConfig, may_send, relay_plain,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -41,6 +43,12 @@ async fn relayed_with(secrets: SecretSet) -> (TcpStream, TcpStream, Arc<Mutex<Ve
         destination,
         pins: Arc::new(Mutex::new(pins)),
     };
+    let (config, events) = config_with(secrets);
+    tokio::spawn(relay_plain(connection, config));
+    (near, server, events)
+}
+
+fn config_with(secrets: SecretSet) -> (PlainConfig, Arc<Mutex<Vec<Event>>>) {
     let events = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&events);
     let config = PlainConfig {
@@ -51,8 +59,50 @@ async fn relayed_with(secrets: SecretSet) -> (TcpStream, TcpStream, Arc<Mutex<Ve
         drain: Drain::default(),
         http_rules: HttpRules::default(),
     };
-    tokio::spawn(relay_plain(connection, config));
-    (near, server, events)
+    (config, events)
+}
+
+#[test]
+fn a_datagram_with_a_placeholder_in_any_form_may_not_be_sent() {
+    let (config, events) = config_with(common::secrets());
+    let destination = "203.0.113.9:9999".parse().unwrap();
+    let pins = Mutex::new(PinTable::default());
+    let violations = || {
+        let events = events.lock().unwrap();
+        let of_datagram = events.iter().filter(|event| {
+            matches!(
+                event,
+                Event::Violation {
+                    port: 9999,
+                    action: ViolationAction::BlockAndLog,
+                    ..
+                }
+            )
+        });
+        of_datagram.count()
+    };
+    let stopped = [
+        "$MSB_API_KEY",
+        "a $MSB_API_KEY b",
+        "%24MSB_API_KEY",
+        "JE1TQl9BUElfS0VZ",
+        "x\0$MSB_API_KEY",
+    ];
+    for (count, payload) in (1..).zip(stopped) {
+        assert!(
+            !may_send(payload.as_bytes(), destination, &pins, &config),
+            "{payload}"
+        );
+        assert_eq!(violations(), count, "{payload}");
+    }
+    // Also half a placeholder, and a longer name that is none.
+    for payload in ["", "hello", "$MSB_API_KE", "$MSB_API_KEYS"] {
+        assert!(
+            may_send(payload.as_bytes(), destination, &pins, &config),
+            "{payload}"
+        );
+    }
+    assert_eq!(violations(), stopped.len());
 }
 
 #[tokio::test]

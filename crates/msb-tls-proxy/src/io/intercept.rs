@@ -217,7 +217,7 @@ impl Inner {
     }
 
     /// The handshake with the guest, or `None` after it failed.
-    async fn accept<G>(
+    pub(super) async fn accept<G>(
         &self,
         stream: G,
         hello: Hello,

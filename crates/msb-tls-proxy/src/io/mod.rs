@@ -3,6 +3,7 @@
 pub(crate) mod body;
 pub(crate) mod bridge;
 pub(crate) mod client;
+pub(crate) mod datagram;
 pub(crate) mod dial;
 pub(crate) mod exchange;
 pub(crate) mod expect;
@@ -14,6 +15,7 @@ pub(crate) mod incoming;
 mod intercept;
 pub(crate) mod interim;
 mod inward;
+pub(crate) mod local;
 mod overheard;
 pub(crate) mod plain;
 pub(crate) mod proxy;

@@ -369,7 +369,7 @@ where
 }
 
 /// The one name that was resolved to the address, else the address.
-fn known_host(pins: &Mutex<PinTable>, address: IpAddr) -> Host {
+pub(crate) fn known_host(pins: &Mutex<PinTable>, address: IpAddr) -> Host {
     let pins = pins.lock().unwrap_or_else(PoisonError::into_inner);
     host_of(pins.names(address, Instant::now()), address)
 }

@@ -33,7 +33,7 @@ const LEAST_HEAD_LEN: usize = 8 * 1024;
 ///
 /// Cheap to clone; clones are one proxy.
 #[derive(Clone)]
-pub struct TlsProxy(Arc<Inner>);
+pub struct TlsProxy(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) guest_tls: GuestTls,
