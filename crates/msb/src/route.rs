@@ -4,9 +4,9 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use msb_net::{Flow, FlowReset};
+use msb_net::{Flow, FlowReset, SecureNames};
 use msb_policy::PinTable;
-use msb_tls_proxy::{Connection, PlainConfig, Reset, TlsProxy, relay_plain};
+use msb_tls_proxy::{Client, Connection, PlainConfig, Reset, TlsProxy, relay_plain};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -16,6 +16,9 @@ use crate::socket::Socket;
 /// How long a connection is still served after the guest has reset it: enough for what came before the reset, such as
 /// the alert with which it refused a certificate, but not for as long as the server likes.
 const AFTER_RESET: Duration = Duration::from_secs(2);
+
+/// RFC 7858's protocol name for ALPN, of IANA's registry.
+const DNS_OVER_TLS: &[u8] = b"dot";
 
 /// What a connection is judged by.
 pub(crate) struct Router {
@@ -28,7 +31,11 @@ pub(crate) struct Router {
 
 impl Router {
     /// Serves connections until the network ends. Dropping the future ends them all.
-    pub(crate) async fn drive(self, mut flows: mpsc::Receiver<Flow>) {
+    pub(crate) async fn drive(
+        self,
+        mut flows: mpsc::Receiver<Flow>,
+        mut secure_names: mpsc::UnboundedReceiver<SecureNames>,
+    ) {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -36,10 +43,37 @@ impl Router {
                     Some(flow) => self.serve(flow, &mut connections),
                     None => break,
                 },
+                Some(names) = secure_names.recv() => self.serve_names(names, &mut connections),
                 Some(_) = connections.join_next() => {}
             }
         }
         while connections.join_next().await.is_some() {}
+    }
+
+    /// DNS over TLS: what is inside gets the answers that port 53 has.
+    fn serve_names(&self, names: SecureNames, connections: &mut JoinSet<()>) {
+        let SecureNames {
+            destination,
+            guest,
+            names,
+        } = names;
+        let Some(proxy) = self.proxy.clone() else {
+            return guest.reset_handle().reset();
+        };
+        let broken = guest.reset_handle();
+        let client = Client {
+            reset: Arc::new(GuestReset(guest.reset_handle())),
+            guest,
+            destination,
+        };
+        connections.spawn(async move {
+            let answer = |stream| async move {
+                // However it ends, the guest has seen it.
+                let _ = names.serve(stream).await;
+            };
+            let served = proxy.serve_locally(client, DNS_OVER_TLS, answer);
+            until_broken(served, broken.broken()).await;
+        });
     }
 
     fn serve(&self, flow: Flow, connections: &mut JoinSet<()>) {

@@ -11,9 +11,9 @@ use msb_image::{DiskFormat, Guest, GuestPaths, ImageConfig, RootDisk, Store};
 use msb_net::{Addresses, PublishedPort};
 use msb_policy::PinTable;
 use msb_secrets::{SecretSet, ViolationAction};
-use msb_tls_proxy::{Drain, HttpRules, Limits, PlainConfig, TlsProxy};
+use msb_tls_proxy::{Drain, HttpRules, Limits, PlainConfig, Secrets, TlsProxy, may_send};
 use msb_vmm::{Accelerator, Channels, Disk, Machine, NetworkDevice, Vm};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tonic::Status;
 use tracing::Level;
@@ -221,12 +221,36 @@ async fn connect(
     if let Some(interception) = intercepted.filter(|interception| interception.block_quic) {
         config.refused_udp_ports.clone_from(&interception.ports);
     }
-    let (network, flows) = msb_net::start(link, config);
-    tasks.network = Some(network);
     let http_rules = match &proxy {
         Some(proxy) => proxy.http_rules(),
         None => HttpRules::default(),
     };
+    let secrets = current_secrets(proxy.as_ref(), &plan.secrets);
+    let plain = PlainConfig {
+        secrets,
+        on_violation: plan.on_violation,
+        events: events.tls_sink(),
+        drain: Drain::default(),
+        http_rules,
+        limits: plan
+            .interception
+            .as_ref()
+            .map_or_else(Limits::default, |interception| interception.limits),
+    };
+    let (searched, resolved) = (plain.clone(), Arc::clone(&pins));
+    config.datagram_filter = Some(Arc::new(move |destination, payload| {
+        may_send(payload, destination, &resolved, &searched)
+    }));
+    // Bounded by the connections that may be open at once.
+    let (names_sender, secure_names) = mpsc::unbounded_channel();
+    if proxy.is_some() {
+        config.secure_names = Some(Arc::new(move |names| {
+            // Once nobody takes it, it is dropped, which ends it.
+            let _ = names_sender.send(names);
+        }));
+    }
+    let (network, flows) = msb_net::start(link, config);
+    tasks.network = Some(network);
     let router = Router {
         proxy,
         ports: plan
@@ -234,29 +258,27 @@ async fn connect(
             .as_ref()
             .map(|interception| interception.ports.clone())
             .unwrap_or_default(),
-        plain: PlainConfig {
-            secrets: {
-                let secrets = plan.secrets.clone();
-                Arc::new(move || secrets.clone())
-            },
-            on_violation: plan.on_violation,
-            events: events.tls_sink(),
-            drain: Drain::default(),
-            http_rules,
-            limits: plan
-                .interception
-                .as_ref()
-                .map_or_else(Limits::default, |interception| interception.limits),
-        },
+        plain,
         pins,
     };
-    let routing = tokio::spawn(router.drive(flows));
+    let routing = tokio::spawn(router.drive(flows, secure_names));
     tasks.aborts.push(routing.abort_handle());
     let (client, driver) = agent::connect(channels.agent)
         .await
         .map_err(|error| Error::Agent(error.to_string()))?;
     tasks.aborts.push(driver);
     Ok(client)
+}
+
+/// The secrets that count at any time: replaced ones where there is interception, for nothing else replaces them.
+fn current_secrets(proxy: Option<&Arc<TlsProxy>>, configured: &SecretSet) -> Secrets {
+    match proxy.cloned() {
+        Some(proxy) => Arc::new(move || proxy.secrets().load()),
+        None => {
+            let configured = configured.clone();
+            Arc::new(move || configured.clone())
+        }
+    }
 }
 
 async fn configure_guest(

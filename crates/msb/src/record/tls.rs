@@ -13,6 +13,9 @@ pub(super) fn record(event: &Event) -> Record {
         Event::Bypassed { host, destination } => {
             Record::new("bypassed").host(host).destination(destination)
         }
+        Event::ServedLocally { host, destination } => Record::new("served_locally")
+            .host(host)
+            .destination(destination),
         Event::OutOfScope { host, destination } => Record::new("out_of_scope")
             .host(host)
             .destination(destination),

@@ -1,6 +1,6 @@
 //! TLS interception when it does not go as a client or a server would like.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Arc, Mutex};
 
 use msb::tls_proxy::Event as Tls;
@@ -48,6 +48,8 @@ fn what_cannot_be_intercepted_or_verified_fails_closed() {
         a_client_that_pins_another_root_is_named_in_an_event(&guest, &origins).await;
         what_is_not_tls_on_an_intercepted_port_is_reset(&guest, &origins).await;
         a_placeholder_never_goes_out_in_plain_text(&guest).await;
+        a_placeholder_never_goes_out_in_a_datagram(&guest).await;
+        dns_over_tls_is_answered_here_whatever_the_address(&guest).await;
         megabytes_through_the_proxy_arrive_unharmed(&guest, &origins).await;
         guest.stop().await;
     });
@@ -126,6 +128,51 @@ async fn a_placeholder_never_goes_out_in_plain_text(guest: &Guest) {
     for text in ["$MSB_API_KEY", VALUE] {
         assert!(!received.contains(text), "{received}");
     }
+}
+
+async fn a_placeholder_never_goes_out_in_a_datagram(guest: &Guest) {
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = server.local_addr().expect("an address").port();
+    let told = |guest: &Guest| {
+        let events = guest.events();
+        let of_port = events.iter().filter(
+            |event| matches!(event, Event::Tls(Tls::Violation { port: of, .. }) if *of == port),
+        );
+        of_port.count()
+    };
+    let script = format!(
+        "import os,socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n\
+         for m in ['before',os.environ['API_KEY'],'after']:s.sendto(m.encode(),('{API}',{port}))"
+    );
+    let line = format!("python3 -c \"{script}\"");
+    guest.sh(&line).await.check("three datagrams", 0, "", "");
+    let mut buffer = [0; 64];
+    for expected in ["before", "after"] {
+        let len = server.recv(&mut buffer).expect("a datagram");
+        assert_eq!(&buffer[..len], expected.as_bytes());
+    }
+    assert_eq!(told(guest), 1, "{:?}", guest.events());
+}
+
+/// Nobody listens at that address, nor is it asked: the gateway answers with the sandbox's own certificate.
+async fn dns_over_tls_is_answered_here_whatever_the_address(guest: &Guest) {
+    let script = format!(
+        "import socket,ssl\n\
+         s=ssl.create_default_context().wrap_socket(socket.create_connection(('198.51.100.9',853)),server_hostname='dns.example.test')\n\
+         n=b''.join(bytes([len(l)])+l.encode() for l in '{API}'.split('.'))\n\
+         q=bytes([18,52,1,0,0,1,0,0,0,0,0,0])+n+bytes([0,0,1,0,1])\n\
+         s.sendall(len(q).to_bytes(2,'big')+q)\n\
+         a=b''\n\
+         while len(a)<2 or len(a)<2+int.from_bytes(a[:2],'big'):a+=s.recv(4096)\n\
+         print(socket.inet_ntoa(a[-4:]))"
+    );
+    let line = format!("python3 -c \"{script}\"");
+    let claim = "a query over TLS";
+    guest.sh(&line).await.check(claim, 0, "192.0.0.1", "");
+    let told = guest.events().into_iter().any(|event| {
+        matches!(event, Event::Tls(Tls::ServedLocally { host, .. }) if host.to_string() == "dns.example.test")
+    });
+    assert!(told, "{:?}", guest.events());
 }
 
 async fn megabytes_through_the_proxy_arrive_unharmed(guest: &Guest, origins: &Origins) {

@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use msb::net::Event as Net;
-use msb::{Event, HostAddress, PortMapping, Sandbox};
+use msb::policy::NetworkPolicy;
+use msb::{Event, HostAddress, Piece, PortMapping, Sandbox};
 use msb_e2e::{API, Guest, Origins, on_guests};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -29,8 +30,44 @@ fn names_and_connections_are_those_the_policy_allows() {
         the_host_is_reached_over_both_families(&guest, &origins).await;
         a_denied_connection_is_reset_at_once(&guest).await;
         a_closed_port_of_the_host_is_refused(&guest).await;
+        another_policy_ends_what_it_does_not_allow(&guest, &origins).await;
         guest.stop().await;
     });
+}
+
+/// SPEC P8: open connections end with the policy that allowed them, and so does all that is new.
+async fn another_policy_ends_what_it_does_not_allow(guest: &Guest, origins: &Origins) {
+    let port = origins.port(API);
+    let script = format!(
+        "import socket\ns=socket.create_connection(('192.0.0.1',{port}))\nprint('open',flush=True)\n\
+         try: s.recv(1)\nexcept ConnectionResetError: print('reset',flush=True)"
+    );
+    let command = guest.sandbox.command("python3").args(["-c", &script]);
+    let mut process = command.spawn().await.expect("a client");
+    let mut said = Vec::new();
+    let mut replaced = false;
+    let status = loop {
+        match process.next().await.expect("the client goes on") {
+            Piece::Stdout(bytes) => said.extend_from_slice(&bytes),
+            Piece::Stderr(bytes) => panic!("{}", String::from_utf8_lossy(&bytes)),
+            Piece::Exit(status) => break status,
+        }
+        if said == b"open\n" && !std::mem::replace(&mut replaced, true) {
+            guest
+                .sandbox
+                .replace_policy(NetworkPolicy::invalid("another is on its way"));
+        }
+    };
+    assert!(status.success(), "{status}");
+    assert_eq!(String::from_utf8_lossy(&said), "open\nreset\n");
+    let line = format!("curl -sS {}", origins.url(API));
+    let ran = guest.sh(&line).await;
+    assert!(matches!(ran.code, 6 | 7), "{ran:?}");
+    let public = NetworkPolicy::parse("host").expect("a policy");
+    guest.sandbox.replace_policy(public);
+    let line = format!("curl -sSk -o /dev/null -w '%{{http_code}}' https://192.0.0.1:{port}/");
+    let ran = guest.sh(&line).await;
+    assert_ne!(ran.code, 7, "{ran:?}");
 }
 
 /// SPEC V8.
