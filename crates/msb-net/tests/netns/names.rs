@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
-use msb_net::{Config, HostEntry};
+use msb_net::{Config, HostEntry, SecureNames};
+use msb_testkit::{CertificateKind, TestRoot};
+use tokio_rustls::TlsAcceptor;
 
 use crate::rig::{Rig, output, tool};
 
@@ -98,6 +101,47 @@ fn long_answers_are_cut_and_asked_for_again_over_tcp_or_fit_where_edns_makes_roo
             "{name}: {room}"
         );
         assert!(room.contains("EDNS"), "{name}: {room}");
+    }
+}
+
+/// SPEC D5: what kdig sends over TLS has the same answers, under a certificate that it verifies; who ends the TLS in a
+/// sandbox is its interception, and here a stand-in.
+#[test]
+fn dns_over_tls_is_answered_whichever_server_is_asked_once_its_tls_is_ended() {
+    let root = TestRoot::new();
+    let mut server = (*root.server(&["dns.test"], CertificateKind::Good)).clone();
+    server.alpn_protocols = vec![b"dot".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(server));
+    let rig = Rig::with("public", |config| {
+        named(config);
+        config.secure_names = Some(Arc::new(move |secure: SecureNames| {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let stream = acceptor.accept(secure.guest).await?;
+                secure.names.serve(stream).await
+            });
+        }));
+    });
+    let (Some(kdig), Some(rig)) = (tool("kdig"), rig) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, root.pem()).unwrap();
+    let (ca, host) = (
+        format!("+tls-ca={}", ca.display()),
+        "+tls-hostname=dns.test",
+    );
+    for at in ["192.0.0.1", "fd00:6d:7362::1", "198.51.100.9"] {
+        let said = asked(
+            &rig,
+            &kdig,
+            at,
+            &["+tls", &ca, host, "one.test", "many.test", "A"],
+        );
+        assert!(said.contains("TLS session (TLS1.3)"), "{said}");
+        assert_eq!(count(&said, "8.8.4.4"), 1, "{at}: {said}");
+        assert_eq!(count(&said, "8.8.8."), usize::from(MANY), "{at}: {said}");
     }
 }
 
