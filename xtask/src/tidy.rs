@@ -38,7 +38,15 @@ const CHECKS: &[Check] = &[
 /// Layers of ARCHITECTURE.md: a crate depends only on crates of lower layers.
 const LAYERS: &[(u8, &[&str])] = &[
     (0, &["msb-name"]),
-    (1, &["msb-agent-proto", "msb-ca", "msb-policy"]),
+    (
+        1,
+        &[
+            "msb-agent-proto",
+            "msb-ca",
+            "msb-control-proto",
+            "msb-policy",
+        ],
+    ),
     (2, &["msb-guest-trust", "msb-secrets"]),
     (
         3,
@@ -46,6 +54,7 @@ const LAYERS: &[(u8, &[&str])] = &[
             "msb-agent",
             "msb-image",
             "msb-net",
+            "msb-state",
             "msb-tls-proxy",
             "msb-vmm",
         ],
