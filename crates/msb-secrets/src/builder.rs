@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use msb_name::{HostPattern, HostPatternSet};
 use msb_policy::HostScope;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::value::PendingValue;
@@ -16,10 +17,17 @@ pub const MAX_PLACEHOLDER_LEN: usize = 1024;
 ///
 /// Setters take the builder and return it; whatever is wrong is reported by [`build`](Self::build). Later calls of a
 /// setter replace earlier ones, except for the hosts, which add up. `Debug` does not show the value.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SecretBuilder {
-    env: Option<String>,
+    settings: SecretSettings,
     value: PendingValue,
+}
+
+/// All that a [`SecretBuilder`] was told but the value: what may be written down of a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretSettings {
+    env: Option<String>,
     placeholder: Placeholder,
     hosts: Vec<String>,
     patterns: Vec<String>,
@@ -32,15 +40,26 @@ pub struct SecretBuilder {
     require_tls_identity: bool,
 }
 
-#[derive(Debug)]
-enum Placeholder {
+impl SecretSettings {
+    /// The environment variable that holds the placeholder, if it was told.
+    #[must_use]
+    pub fn env(&self) -> Option<&str> {
+        self.env.as_deref()
+    }
+}
+
+/// Where a secret's placeholder comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Placeholder {
     OfEnv,
     Own(String),
     LikeValue,
 }
 
 /// Where a secret is injected.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Scopes {
     pub(crate) headers: bool,
     pub(crate) basic_auth: bool,
@@ -48,11 +67,10 @@ pub(crate) struct Scopes {
     pub(crate) body: bool,
 }
 
-impl Default for SecretBuilder {
+impl Default for SecretSettings {
     fn default() -> Self {
         Self {
             env: None,
-            value: PendingValue::default(),
             placeholder: Placeholder::OfEnv,
             hosts: Vec::new(),
             patterns: Vec::new(),
@@ -82,7 +100,7 @@ impl SecretBuilder {
     /// The environment variable that holds the placeholder inside the guest. Required.
     #[must_use]
     pub fn env(mut self, var: impl Into<String>) -> Self {
-        self.env = Some(var.into());
+        self.settings.env = Some(var.into());
         self
     }
 
@@ -105,7 +123,7 @@ impl SecretBuilder {
     /// Adds one host that may receive the value, such as `api.openai.com`.
     #[must_use]
     pub fn allow_host(mut self, host: impl Into<String>) -> Self {
-        self.hosts.push(host.into());
+        self.settings.hosts.push(host.into());
         self
     }
 
@@ -114,14 +132,14 @@ impl SecretBuilder {
     /// `*` alone and a public suffix such as `*.com` are refused.
     #[must_use]
     pub fn allow_host_pattern(mut self, pattern: impl Into<String>) -> Self {
-        self.patterns.push(pattern.into());
+        self.settings.patterns.push(pattern.into());
         self
     }
 
     /// Allows every host: any server the guest connects to can then obtain the value. `false` has no effect.
     #[must_use]
     pub fn allow_any_host_dangerous(mut self, i_understand_the_risk: bool) -> Self {
-        self.any_host |= i_understand_the_risk;
+        self.settings.any_host |= i_understand_the_risk;
         self
     }
 
@@ -129,7 +147,7 @@ impl SecretBuilder {
     /// the value. `false` has no effect.
     #[must_use]
     pub fn allow_unverified_upstream_dangerous(mut self, i_understand_the_risk: bool) -> Self {
-        self.unverified |= i_understand_the_risk;
+        self.settings.unverified |= i_understand_the_risk;
         self
     }
 
@@ -139,7 +157,7 @@ impl SecretBuilder {
     /// still goes to allowed hosts only.
     #[must_use]
     pub fn passthrough_host(mut self, host: impl Into<String>) -> Self {
-        self.passthrough_hosts.push(host.into());
+        self.settings.passthrough_hosts.push(host.into());
         self
     }
 
@@ -147,14 +165,14 @@ impl SecretBuilder {
     /// [`allow_host_pattern`](Self::allow_host_pattern).
     #[must_use]
     pub fn passthrough_host_pattern(mut self, pattern: impl Into<String>) -> Self {
-        self.passthrough_patterns.push(pattern.into());
+        self.settings.passthrough_patterns.push(pattern.into());
         self
     }
 
     /// Whether the placeholder is replaced in any header value and trailer. Default: true.
     #[must_use]
     pub fn inject_headers(mut self, enabled: bool) -> Self {
-        self.scopes.headers = enabled;
+        self.settings.scopes.headers = enabled;
         self
     }
 
@@ -162,7 +180,7 @@ impl SecretBuilder {
     /// credentials too, when `inject_headers` is off. Default: true; no additional effect when headers are on.
     #[must_use]
     pub fn inject_basic_auth(mut self, enabled: bool) -> Self {
-        self.scopes.basic_auth = enabled;
+        self.settings.scopes.basic_auth = enabled;
         self
     }
 
@@ -171,7 +189,7 @@ impl SecretBuilder {
     /// It needs a proxy that calls [`RequestRewriter::rewrite_target`](crate::RequestRewriter::rewrite_target).
     #[must_use]
     pub fn inject_query(mut self, enabled: bool) -> Self {
-        self.scopes.query = enabled;
+        self.settings.scopes.query = enabled;
         self
     }
 
@@ -181,7 +199,7 @@ impl SecretBuilder {
     /// It needs a proxy that calls [`RequestRewriter::rewrite_body`](crate::RequestRewriter::rewrite_body).
     #[must_use]
     pub fn inject_body(mut self, enabled: bool) -> Self {
-        self.scopes.body = enabled;
+        self.settings.scopes.body = enabled;
         self
     }
 
@@ -190,7 +208,7 @@ impl SecretBuilder {
     /// Values of fewer than [`SHORTEST_SCRUBBED`](crate::SHORTEST_SCRUBBED) bytes are not.
     #[must_use]
     pub fn scrub_responses(mut self, enabled: bool) -> Self {
-        self.scrub = enabled;
+        self.settings.scrub = enabled;
         self
     }
 
@@ -199,7 +217,7 @@ impl SecretBuilder {
     /// 1 to [`MAX_PLACEHOLDER_LEN`] bytes, no line break, no NUL.
     #[must_use]
     pub fn placeholder(mut self, placeholder: impl Into<String>) -> Self {
-        self.placeholder = Placeholder::Own(placeholder.into());
+        self.settings.placeholder = Placeholder::Own(placeholder.into());
         self
     }
 
@@ -210,7 +228,7 @@ impl SecretBuilder {
     /// value needs 12 characters behind its prefix, so that its likeness stands nowhere by chance.
     #[must_use]
     pub fn placeholder_like_value(mut self) -> Self {
-        self.placeholder = Placeholder::LikeValue;
+        self.settings.placeholder = Placeholder::LikeValue;
         self
     }
 
@@ -220,8 +238,29 @@ impl SecretBuilder {
     /// obtain the value. TLS connections are as before: where they are not intercepted nothing can be written into them.
     #[must_use]
     pub fn require_tls_identity(mut self, enabled: bool) -> Self {
-        self.require_tls_identity = enabled;
+        self.settings.require_tls_identity = enabled;
         self
+    }
+
+    /// All that was told but the value.
+    #[must_use]
+    pub fn settings(&self) -> &SecretSettings {
+        &self.settings
+    }
+
+    /// A builder that was told this, and no value yet.
+    #[must_use]
+    pub fn from_settings(settings: SecretSettings) -> Self {
+        Self {
+            settings,
+            value: PendingValue::default(),
+        }
+    }
+
+    /// Takes the value out again: for a process that hands it to the one which will hold the secret, and for nothing else.
+    #[must_use]
+    pub fn danger_take_value(&mut self) -> Option<Zeroizing<String>> {
+        self.value.0.take()
     }
 
     /// Checks everything and makes the secret.
@@ -230,20 +269,24 @@ impl SecretBuilder {
     /// The first thing that is missing, malformed or dangerous. Errors name the secret by its
     /// variable and never contain the value.
     pub fn build(self) -> Result<Secret, Error> {
-        let env = self.env.clone().ok_or(Error::MissingEnv)?;
+        let env = self.settings.env.clone().ok_or(Error::MissingEnv)?;
         env::check(&env)?;
         self.check_scopes(&env)?;
         let scope = self.scope(&env)?;
-        let passthrough = patterns(&env, &self.passthrough_hosts, &self.passthrough_patterns)?;
+        let passthrough = patterns(
+            &env,
+            &self.settings.passthrough_hosts,
+            &self.settings.passthrough_patterns,
+        )?;
         let value = self.value.0.filter(|value| !value.is_empty());
         let value = value.ok_or_else(|| Error::MissingValue { env: env.clone() })?;
-        let placeholder = match self.placeholder {
+        let placeholder = match self.settings.placeholder {
             Placeholder::OfEnv => format!("$MSB_{env}"),
             Placeholder::Own(text) => text,
             Placeholder::LikeValue => likeness::of(&env, &value)?,
         };
         check_placeholder(&env, &placeholder)?;
-        if self.scopes.headers || self.scopes.basic_auth {
+        if self.settings.scopes.headers || self.settings.scopes.basic_auth {
             check_header_value(&env, &value)?;
         }
         Ok(Secret {
@@ -251,8 +294,8 @@ impl SecretBuilder {
             placeholder: placeholder.into(),
             scope,
             passthrough: passthrough.into_iter().collect(),
-            scopes: self.scopes,
-            scrub: self.scrub,
+            scopes: self.settings.scopes,
+            scrub: self.settings.scrub,
             value,
         })
     }
@@ -263,7 +306,7 @@ impl SecretBuilder {
             basic_auth,
             query,
             body,
-        } = self.scopes;
+        } = self.settings.scopes;
         if !(headers || basic_auth || query || body) {
             return Err(Error::NothingInjected {
                 env: env.to_owned(),
@@ -273,16 +316,16 @@ impl SecretBuilder {
     }
 
     fn scope(&self, env: &str) -> Result<HostScope, Error> {
-        let patterns = patterns(env, &self.hosts, &self.patterns)?;
-        if patterns.is_empty() && !self.any_host {
+        let patterns = patterns(env, &self.settings.hosts, &self.settings.patterns)?;
+        if patterns.is_empty() && !self.settings.any_host {
             return Err(Error::MissingHost {
                 env: env.to_owned(),
             });
         }
         Ok(HostScope::new(patterns)
-            .dangerous_any_host(self.any_host)
-            .dangerous_allow_unverified(self.unverified)
-            .dangerous_allow_plaintext(!self.require_tls_identity))
+            .dangerous_any_host(self.settings.any_host)
+            .dangerous_allow_unverified(self.settings.unverified)
+            .dangerous_allow_plaintext(!self.settings.require_tls_identity))
     }
 }
 

@@ -71,7 +71,7 @@ mod watch;
 pub use msb_name as name;
 pub use msb_policy as policy;
 
-pub use builder::{MAX_PLACEHOLDER_LEN, Secret, SecretBuilder};
+pub use builder::{MAX_PLACEHOLDER_LEN, Secret, SecretBuilder, SecretSettings};
 pub use coding::{
     CodedBody, CodedError, CodingError, ContentCoding, DecodeLimits, Decoder, Encoder, Rewrite,
 };
