@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use msb::AcceleratorChoice;
@@ -10,6 +11,7 @@ use msb::AcceleratorChoice;
 use crate::engine::EngineArgs;
 use crate::image::ImageTask;
 use crate::limits::LimitArgs;
+use crate::sandboxes::{Attach, Kill, List, Logs, Names, Remove, Stop, parse_duration};
 use crate::why::PolicyTask;
 
 /// Run untrusted code in a microVM that calls real APIs without holding a credential.
@@ -35,7 +37,52 @@ pub(crate) enum Task {
     ///
     /// The exit status is the command's, 128 and the signal's number if a signal ended it, 126 and 127 if it cannot
     /// be executed or found, and 125 for a failure of msb itself.
+    ///
+    /// With -d the sandbox goes on in the background, held by a process of its own: its name is printed, and the commands
+    /// below are for it. It ends with its command, or when it is ended if it has none.
     Run(Box<Run>),
+    /// Write a sandbox down without starting it, and print its name.
+    Create(Box<Run>),
+    /// Start sandboxes that are not running. Values of their secrets are read anew, from where their flags say.
+    Start(Names),
+    /// List sandboxes.
+    Ps(List),
+    /// Run a program in a running sandbox.
+    ///
+    /// Its exit status is told as by `run`; when msb is interrupted, the program is ended.
+    Exec(Exec),
+    /// Follow what a sandbox's command writes, and hand it standard input, until the sandbox ends.
+    ///
+    /// The exit status is then the command's. Ctrl-C is handed on to the command; the sandbox goes on when this program is
+    /// ended otherwise.
+    Attach(Attach),
+    /// Print what a sandbox's command has written; it is kept up to some 16 MiB, and while the sandbox is there.
+    Logs(Logs),
+    /// Tell all that is known of sandboxes, as JSON. Values of secrets are not.
+    Inspect(Names),
+    /// End sandboxes in order: SIGTERM for the command, power-off for the guest, force when that takes too long.
+    Stop(Stop),
+    /// End sandboxes at once, or send their commands a signal.
+    Kill(Kill),
+    /// Halt sandboxes. They keep their memory; their clocks stand still, and stay behind.
+    Pause(Names),
+    /// Let halted sandboxes go on.
+    Resume(Names),
+    /// Wait for a sandbox's end, and exit as its command did.
+    Wait {
+        /// The sandbox's name.
+        name: String,
+    },
+    /// Remove sandboxes that are not running, with their logs.
+    Rm(Remove),
+    /// Hold a sandbox. For msb itself.
+    #[command(hide = true)]
+    Supervise {
+        /// The state directory.
+        states: PathBuf,
+        /// The sandbox's name.
+        name: String,
+    },
     /// Bring images into the store, list them and remove them.
     #[command(subcommand)]
     Image(ImageTask),
@@ -84,9 +131,26 @@ pub(crate) struct Run {
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
 
-    /// The sandbox's name, which is its host name.
-    #[arg(long, default_value = "sandbox")]
-    pub(crate) name: String,
+    /// The sandbox's name, which is its host name. Default: `sandbox`, and one that nobody has where it goes on in the
+    /// background.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// Let the sandbox go on in the background, and print its name.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+
+    /// Run no command, whatever the image says: the sandbox goes on until it is ended. In the background only.
+    #[arg(long, conflicts_with = "command")]
+    pub(crate) no_command: bool,
+
+    /// End the sandbox when it has been up for so long: seconds, or with m, h or d, such as 30m.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) max_duration: Option<Duration>,
+
+    /// End the sandbox when no program that was started from outside has run in it for so long.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) idle_timeout: Option<Duration>,
 
     /// Virtual processors.
     #[arg(long, default_value_t = 1)]
@@ -123,6 +187,42 @@ pub(crate) struct Run {
 
     /// The command and its arguments, behind the image's entrypoint if it has one. Default: what the image says.
     #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+impl Run {
+    /// The guest's ports that are published at any free port of the host.
+    pub(crate) fn ports_of_any_number(&self) -> Vec<u16> {
+        let ports = self.limits.publish.iter();
+        let any = ports.filter(|port| port.host.port() == 0);
+        any.map(|port| port.guest_port).collect()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// Hand standard input to the program.
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+
+    /// Set a variable for the program, or hand on that of msb's own environment.
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+
+    /// The program's working directory in the guest.
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+
+    /// The sandbox's name.
+    pub(crate) name: String,
+
+    /// The program and its arguments.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
     pub(crate) command: Vec<OsString>,
 }
 

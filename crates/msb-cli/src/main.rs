@@ -4,7 +4,7 @@
 mod args;
 mod dumps;
 mod engine;
-mod events;
+mod exec;
 mod image;
 mod interrupt;
 mod limits;
@@ -12,6 +12,7 @@ mod policy;
 mod proxy;
 mod report;
 mod run;
+mod sandboxes;
 mod secrets;
 mod why;
 
@@ -51,7 +52,8 @@ fn main() -> ExitCode {
             };
         }
     };
-    report::start_log(&cli.log);
+    let is_supervisor = matches!(cli.task, Task::Supervise { .. });
+    report::start_log(&cli.log, is_supervisor);
     // Before anything secret is read.
     if let Err(error) = dumps::forbid() {
         return report::failure(&anyhow::Error::new(error).context("cannot forbid core dumps"));
@@ -75,8 +77,8 @@ fn main() -> ExitCode {
         task => task,
     };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Task::Run(_) = task {
-        // Its guest wants the processors; a proxy may have them all.
+    if !matches!(task, Task::Proxy(_)) {
+        // A guest wants the processors; a proxy may have them all.
         runtime.worker_threads(2);
     }
     let runtime = match runtime.enable_all().build() {
@@ -86,7 +88,22 @@ fn main() -> ExitCode {
     let outcome = match task {
         // Answered above.
         Task::Policy(_) | Task::Image(_) => Ok(MISUNDERSTOOD),
+        Task::Run(run) if run.detach => runtime.block_on(sandboxes::make(*run, true)),
         Task::Run(run) => runtime.block_on(run::run(*run)),
+        Task::Create(run) => runtime.block_on(sandboxes::make(*run, false)),
+        Task::Start(names) => runtime.block_on(sandboxes::start(names)),
+        Task::Ps(args) => runtime.block_on(sandboxes::list(args)),
+        Task::Exec(args) => runtime.block_on(exec::exec(args)),
+        Task::Attach(args) => runtime.block_on(sandboxes::attach(args)),
+        Task::Logs(args) => runtime.block_on(sandboxes::logs(args)),
+        Task::Inspect(names) => runtime.block_on(sandboxes::inspect(names)),
+        Task::Stop(args) => runtime.block_on(sandboxes::stop(args)),
+        Task::Kill(args) => runtime.block_on(sandboxes::kill(args)),
+        Task::Pause(names) => runtime.block_on(sandboxes::set_paused(names, true)),
+        Task::Resume(names) => runtime.block_on(sandboxes::set_paused(names, false)),
+        Task::Wait { name } => runtime.block_on(sandboxes::wait(&name)),
+        Task::Rm(args) => runtime.block_on(sandboxes::remove(args)),
+        Task::Supervise { states, name } => runtime.block_on(sandboxes::supervise(states, &name)),
         Task::Proxy(args) => runtime.block_on(proxy::run(*args)),
     };
     // A read of standard input that nobody waits for any more must not hold the process back.

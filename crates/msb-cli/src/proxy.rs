@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use msb::{CutOff, Event, Proxy, SecretBuilder};
+use msb::{CutOff, Event, EventFile, EventWriter, Proxy, SecretBuilder};
 use tokio::task::JoinHandle;
 
 use crate::args::ProxyArgs;
-use crate::events::{EventFile, EventWriter};
 use crate::interrupt::{HANG_UP, Interrupts};
 use crate::report;
 use crate::secrets::SecretSpec;
@@ -31,7 +30,7 @@ pub(crate) async fn run(args: ProxyArgs) -> Result<u8> {
     raise_file_limit();
     let specs: Arc<[SecretSpec]> = args.engine.secrets.specs()?.into();
     let events = args.engine.events.as_deref().map(EventFile::open);
-    let events = events.transpose()?;
+    let events = events.transpose().context("--events")?;
     let writer = events.as_ref().map(EventFile::writer);
     let secrets = tokio::select! {
         secrets = read(&specs, Vec::new()) => secrets??,

@@ -5,18 +5,27 @@ use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
 
-/// Starts the log at `filter`; one that does not parse is told, and `warn` is used.
-pub(crate) fn start_log(filter: &str) {
+/// Starts the log at `filter`; one that does not parse is told, and `warn` is used. That of a supervisor goes into the log
+/// of its sandbox.
+pub(crate) fn start_log(filter: &str, is_supervisor: bool) {
     let (filter, complaint) = match EnvFilter::try_new(filter) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("warn"), Some(error)),
     };
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+        .with_target(false);
+    match is_supervisor {
+        true => log
+            .with_ansi(false)
+            .without_time()
+            .with_writer(|| msb::SupervisorLog)
+            .init(),
+        false => log
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr)
+            .init(),
+    }
     if let Some(error) = complaint {
         tracing::warn!("the log filter does not parse, using `warn`: {error}");
     }
@@ -39,6 +48,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<msb::Error>() {
         Some(msb::Error::ProgramNotFound(_)) => 127,
         Some(msb::Error::ProgramNotExecutable(_)) => 126,
+        Some(msb::Error::Supervisor { code, .. }) => *code,
         _ => crate::OWN_FAILURE,
     }
 }

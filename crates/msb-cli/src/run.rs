@@ -5,11 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
-use msb::{Piece, Sandbox, SandboxBuilder, Stdin};
+use msb::{EventFile, EventWriter, Piece, Process, Sandbox, SandboxBuilder, Stdin};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 
 use crate::args::Run;
-use crate::events::{EventFile, EventWriter};
 use crate::interrupt::Interrupts;
 use crate::{image, report};
 
@@ -26,18 +25,20 @@ pub(crate) async fn run(args: Run) -> Result<u8> {
     let mut interrupts = Interrupts::new().context("cannot watch for signals")?;
     let command = utf8(&args.command)?;
     let interactive = args.interactive;
-    let any = args
-        .limits
-        .publish
-        .iter()
-        .filter(|port| port.host.port() == 0);
-    let asked_for_any: Vec<u16> = any.map(|port| port.guest_port).collect();
+    if args.no_command {
+        bail!("--no-command is for sandboxes in the background: add -d");
+    }
+    let name = args.name.clone().unwrap_or_else(|| "sandbox".to_owned());
+    let asked_for_any = args.ports_of_any_number();
     let workdir = args.workdir.clone();
     let events = args.engine.events.as_deref().map(EventFile::open);
-    let events = events.transpose()?;
+    let events = events.transpose().context("--events")?;
     let writer = events.as_ref().map(EventFile::writer);
     // A command that tells a value may take its time.
-    let building = tokio::task::spawn_blocking(move || builder(args, writer));
+    let building = tokio::task::spawn_blocking(move || {
+        check_command(&args)?;
+        builder(args, &name, writer, true)
+    });
     let builder = tokio::select! {
         builder = building => builder??,
         code = interrupts.next() => return Ok(code),
@@ -61,23 +62,38 @@ pub(crate) async fn run(args: Run) -> Result<u8> {
     outcome
 }
 
-fn builder(args: Run, events: Option<EventWriter>) -> Result<SandboxBuilder> {
-    let mut builder = Sandbox::builder(args.name)
+/// Whether there is something to run, before a guest is booted for nothing.
+fn check_command(args: &Run) -> Result<()> {
+    let says = |image: &String| image.contains('/') || image::says_command(image);
+    match args.command.is_empty() && !args.image.as_ref().is_some_and(says) {
+        true => bail!(NO_COMMAND),
+        false => Ok(()),
+    }
+}
+
+/// The sandbox that the flags describe; with the values of its secrets, or without.
+pub(crate) fn builder(
+    args: Run,
+    name: &str,
+    events: Option<EventWriter>,
+    with_values: bool,
+) -> Result<SandboxBuilder> {
+    let mut builder = Sandbox::builder(name)
         .cpus(args.cpus)
         .memory(args.memory)
         .accelerator(args.accel);
+    if let Some(bound) = args.max_duration {
+        builder = builder.max_duration(bound);
+    }
+    if let Some(bound) = args.idle_timeout {
+        builder = builder.idle_timeout(bound);
+    }
     if let Some(image) = args.image {
         let name = match image.contains('/') {
             true => image::import_path(Path::new(&image))?,
             false => image,
         };
-        // Before a guest is booted for nothing.
-        if args.command.is_empty() && !image::says_command(&name) {
-            bail!(NO_COMMAND);
-        }
         builder = builder.image(name);
-    } else if args.command.is_empty() {
-        bail!(NO_COMMAND);
     }
     for (path, set) in [
         (args.rootfs, SandboxBuilder::rootfs as fn(_, _) -> _),
@@ -94,7 +110,10 @@ fn builder(args: Run, events: Option<EventWriter>) -> Result<SandboxBuilder> {
         builder = builder.env(name, value);
     }
     for spec in args.engine.secrets.specs()? {
-        let secret = spec.builder(spec.read()?, None);
+        let secret = match with_values {
+            true => spec.builder(spec.read()?, None),
+            false => spec.settings(None),
+        };
         builder = builder.secret(|_| secret);
     }
     if let Some(events) = events {
@@ -120,7 +139,7 @@ fn builder(args: Run, events: Option<EventWriter>) -> Result<SandboxBuilder> {
 }
 
 /// `NAME=VALUE`, or `NAME` for the value it has here.
-fn variable(text: &str) -> Result<(String, String)> {
+pub(crate) fn variable(text: &str) -> Result<(String, String)> {
     if let Some((name, value)) = text.split_once('=') {
         return Ok((name.to_owned(), value.to_owned()));
     }
@@ -138,7 +157,7 @@ fn host_variable(name: &str) -> Result<String> {
         .map_err(|_| anyhow!("the value of the environment variable {name} is not UTF-8"))
 }
 
-fn utf8(command: &[OsString]) -> Result<Vec<String>> {
+pub(crate) fn utf8(command: &[OsString]) -> Result<Vec<String>> {
     command
         .iter()
         .map(|word| match word.to_str() {
@@ -168,7 +187,11 @@ async fn execute(
     if let Some(dir) = workdir.or_else(|| of_image.cloned()) {
         command = command.cwd(dir);
     }
-    let mut process = command.spawn().await?;
+    relay(command.spawn().await?, interactive).await
+}
+
+/// Hands a program its input and writes its output until its end, and returns the exit status for it.
+pub(crate) async fn relay(mut process: Process, interactive: bool) -> Result<u8> {
     let stdin = process.take_stdin();
     if interactive && let Some(stdin) = stdin {
         // A read of a terminal cannot be cancelled: it is left behind when the command has ended.

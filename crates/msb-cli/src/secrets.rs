@@ -8,13 +8,15 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use msb::SecretBuilder;
 use msb_secrets::{Source, SourceValue};
+use serde::{Deserialize, Serialize};
 
 /// How long a command may take to print a value: a password manager may ask its user first.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// The same for every subcommand that has secrets.
 // Parsed later: clap repeats what it refuses, and a value may be in it.
-#[derive(Clone, Debug, Default, Args)]
+// Written down with a detached sandbox: flags hold no values.
+#[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
 pub(crate) struct SecretArgs {
     /// A secret as NAME@HOST[,HOST...]: the value is that of the environment variable NAME of msb, clients hold a
     /// placeholder (`$MSB_NAME`), and only these hosts (or `*.suffix` patterns) get the value. May be repeated.
@@ -274,9 +276,13 @@ impl SecretSpec {
 
     /// The secret with this value; `placeholder` is what it was before its value changed.
     pub(crate) fn builder(&self, value: SourceValue, placeholder: Option<&str>) -> SecretBuilder {
+        self.settings(placeholder).source_value(value)
+    }
+
+    /// The secret without its value.
+    pub(crate) fn settings(&self, placeholder: Option<&str>) -> SecretBuilder {
         let mut secret = SecretBuilder::new()
             .env(&self.name)
-            .source_value(value)
             .require_tls_identity(!self.no_tls_identity)
             .scrub_responses(!self.no_scrub);
         for host in &self.hosts {

@@ -1,29 +1,66 @@
-//! The host's side of the agent's connection.
+//! The host's side of the agent's connection, and of one through a supervisor.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use msb_agent_proto::v1::agent_client::AgentClient;
 use msb_agent_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tonic::body::Body;
 
 /// Makes calls to the guest's agent. Clones share the connection.
 pub(crate) type Client = AgentClient<Connection>;
 
-/// HTTP/2 over the agent's byte stream, in the shape generated clients ask for.
-#[derive(Clone, Debug)]
-pub(crate) struct Connection(SendRequest<Body>);
+/// What an answer may hold, in bytes: a piece of output, and what is around it.
+const MESSAGE_LIMIT: usize = 4 * 1024 * 1024;
 
-/// Opens the connection. What is written before the guest listens waits in the stream.
+/// HTTP/2 over a byte stream, in the shape generated clients ask for. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    sender: SendRequest<Body>,
+    calls: Calls,
+}
+
+/// How many calls are open: a program that runs is one.
+#[derive(Clone, Debug)]
+pub(crate) struct Calls(Arc<watch::Sender<usize>>);
+
+impl Calls {
+    /// Follows the number.
+    pub(crate) fn follow(&self) -> watch::Receiver<usize> {
+        self.0.subscribe()
+    }
+
+    fn open(&self) -> OpenCall {
+        self.0.send_modify(|open| *open += 1);
+        OpenCall(self.clone())
+    }
+}
+
+#[derive(Debug)]
+struct OpenCall(Calls);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|open| *open -= 1);
+    }
+}
+
+/// Opens a connection, and drives it in a task of its own. What is written before the other side listens waits in the
+/// stream.
 ///
 /// # Errors
 /// When the stream is closed.
-pub(crate) async fn connect(stream: UnixStream) -> Result<(Client, AbortHandle), hyper::Error> {
+pub(crate) async fn open(stream: UnixStream) -> Result<(Connection, AbortHandle), hyper::Error> {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -34,23 +71,67 @@ pub(crate) async fn connect(stream: UnixStream) -> Result<(Client, AbortHandle),
             tracing::debug!(%error, "the agent's connection ended");
         }
     });
-    let origin = http::Uri::from_static("http://agent.invalid");
-    let client = AgentClient::with_origin(Connection(sender), origin)
-        .max_decoding_message_size(4 * 1024 * 1024);
-    Ok((client, driver.abort_handle()))
+    let calls = Calls(Arc::new(watch::Sender::new(0)));
+    Ok((Connection { sender, calls }, driver.abort_handle()))
+}
+
+impl Connection {
+    /// Makes calls to the agent.
+    pub(crate) fn client(&self) -> Client {
+        let origin = http::Uri::from_static("http://agent.invalid");
+        AgentClient::with_origin(self.clone(), origin).max_decoding_message_size(MESSAGE_LIMIT)
+    }
+
+    /// How many calls are open.
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
+    }
 }
 
 impl tower_service::Service<http::Request<Body>> for Connection {
-    type Response = http::Response<hyper::body::Incoming>;
+    type Response = http::Response<CallBody>;
     type Error = hyper::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
+        self.sender.poll_ready(cx)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
+        let open = self.calls.open();
+        let answer = self.sender.send_request(request);
+        Box::pin(async move {
+            let (head, body) = answer.await?.into_parts();
+            let body = CallBody { body, _open: open };
+            Ok(http::Response::from_parts(head, body))
+        })
+    }
+}
+
+/// What a call answers, which is open as long as this lives.
+#[derive(Debug)]
+pub(crate) struct CallBody {
+    body: Incoming,
+    _open: OpenCall,
+}
+
+impl http_body::Body for CallBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -85,7 +166,8 @@ mod tests {
     /// An agent that says `first`, then `again` without end, is refused before it has said too much.
     async fn check_refused(first: &[u8], again: &[u8]) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let (mut client, driver) = connect(ours).await.unwrap();
+        let (connection, driver) = open(ours).await.unwrap();
+        let mut client = connection.client();
         let agent = async {
             let (mut reader, mut writer) = theirs.split();
             let mut heard = [0; 4096];
@@ -145,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn settings_without_end_are_refused_or_answered() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let (_client, driver) = connect(ours).await.unwrap();
+        let (_connection, driver) = open(ours).await.unwrap();
         // Nobody reads the answers: the host must stop reading, not hoard them.
         let flood = async {
             let settings = frame(SETTINGS, 0, 0, b"").repeat(1000);

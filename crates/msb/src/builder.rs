@@ -10,6 +10,7 @@ use msb_secrets::SecretBuilder;
 use msb_vmm::AcceleratorChoice;
 
 use crate::event::Sink;
+use crate::lifetime::Lifetime;
 use crate::network::NetworkBuilder;
 use crate::plan::Plan;
 use crate::{Error, Event, Sandbox, start};
@@ -36,6 +37,7 @@ pub struct SandboxBuilder {
     pub(crate) network: NetworkBuilder,
     pub(crate) on_event: Option<Sink>,
     pub(crate) boot_timeout: Duration,
+    pub(crate) lifetime: Lifetime,
 }
 
 impl SandboxBuilder {
@@ -56,6 +58,7 @@ impl SandboxBuilder {
             network: NetworkBuilder::default(),
             on_event: None,
             boot_timeout: BOOT_TIMEOUT,
+            lifetime: Lifetime::default(),
         }
     }
 

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, NetworkBuilder};
 
 /// Where names are asked for unless a port is given.
@@ -11,7 +13,8 @@ const DNS_PORT: u16 = 53;
 const QUERY_TIMEOUTS: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(60)];
 
 /// As it was asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct DnsSettings {
     nameservers: Vec<SocketAddr>,
     query_timeout: Option<Duration>,

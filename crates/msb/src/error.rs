@@ -100,4 +100,48 @@ pub enum Error {
         /// Why it was refused.
         source: std::io::Error,
     },
+    /// What is on disk of detached sandboxes does not allow it: no such name, a name that is taken, damage.
+    #[error(transparent)]
+    State(#[from] msb_state::Error),
+    /// A detached sandbox is not running.
+    #[error("the sandbox {name} is not running; {state}")]
+    NotRunning {
+        /// Its name.
+        name: String,
+        /// How it stands, and what to do.
+        state: String,
+    },
+    /// A detached sandbox did not come up.
+    #[error("{text}")]
+    Supervisor {
+        /// The exit status for it: 126 and 127 as in [`ProgramNotExecutable`](Self::ProgramNotExecutable) and
+        /// [`ProgramNotFound`](Self::ProgramNotFound), else 125.
+        code: u8,
+        /// What its supervisor said.
+        text: String,
+    },
+    /// The program that should hold detached sandboxes cannot be run.
+    #[error("cannot run {} to hold the sandbox", program.display())]
+    SupervisorMissing {
+        /// The program.
+        program: std::path::PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A sandbox's supervisor refused.
+    #[error("{0}")]
+    Control(String),
+}
+
+impl Error {
+    /// The error with its causes, in one text.
+    pub(crate) fn whole(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        text
+    }
 }

@@ -45,6 +45,19 @@ impl Events {
         }
     }
 
+    /// Ends the sandbox for this reason, if it is the first.
+    pub(crate) fn end(&self, reason: &str) {
+        let first = self.terminate.send_if_modified(|end| {
+            let first = end.is_none();
+            end.get_or_insert_with(|| reason.to_owned());
+            first
+        });
+        if first {
+            let reason = reason.to_owned();
+            self.emit(&Event::Terminated { reason });
+        }
+    }
+
     pub(crate) fn network_sink(&self) -> msb_net::EventSink {
         let events = self.clone();
         Arc::new(move |event| events.emit(&Event::Network(event)))
@@ -63,16 +76,9 @@ impl Events {
             };
             events.emit(&Event::Tls(event));
             if let Some(violation) = violation {
-                let reason =
-                    format!("a secret's placeholder was sent where it may not go: {violation}");
-                let first = events.terminate.send_if_modified(|end| {
-                    let first = end.is_none();
-                    end.get_or_insert_with(|| reason.clone());
-                    first
-                });
-                if first {
-                    events.emit(&Event::Terminated { reason });
-                }
+                events.end(&format!(
+                    "a secret's placeholder was sent where it may not go: {violation}"
+                ));
             }
         })
     }

@@ -1,7 +1,6 @@
 //! Programs in the guest.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,11 +12,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
+use crate::Error;
 use crate::agent::Client;
-use crate::sandbox::Running;
-use crate::{Error, Sandbox};
+use crate::link::Link;
 
-/// What [`Sandbox::exec`] collects at most of output and errors together, in bytes: the guest decides how much it
+/// What `Sandbox::exec` collects at most of output and errors together, in bytes: the guest decides how much it
 /// writes, and the host's memory is not its to fill.
 const OUTPUT_LIMIT: usize = 256 * 1024 * 1024;
 /// How long the agent may take over a signal.
@@ -25,21 +24,21 @@ const SIGNAL_WAIT: Duration = Duration::from_secs(10);
 /// Pieces of standard input on their way; the connection's own window is behind them.
 const STDIN_QUEUE: usize = 2;
 
-/// A program to run in the guest. Made by [`Sandbox::command`].
+/// A program to run in the guest. Made by [`Sandbox::command`](crate::Sandbox::command).
 #[derive(Debug)]
 #[must_use]
 pub struct Command<'a> {
-    sandbox: &'a Sandbox,
+    link: &'a Link,
     start: ExecStart,
 }
 
 impl<'a> Command<'a> {
-    pub(crate) fn new(sandbox: &'a Sandbox, program: String) -> Self {
+    pub(crate) fn new(link: &'a Link, program: String) -> Self {
         let start = ExecStart {
             program,
             ..ExecStart::default()
         };
-        Self { sandbox, start }
+        Self { link, start }
     }
 
     /// Adds arguments.
@@ -71,12 +70,11 @@ impl<'a> Command<'a> {
         };
         // Fresh, so it has room.
         let _ = sender.try_send(start);
-        let mut client = self.sandbox.client();
+        let mut client = self.link.client();
         let call = client.exec(ReceiverStream::new(receiver));
-        let output = self.sandbox.or_ended(call).await?.into_inner();
+        let output = self.link.or_ended(call).await?.into_inner();
         let mut process = Process {
-            client: self.sandbox.client(),
-            machine: self.sandbox.machine(),
+            link: self.link.clone(),
             pid: 0,
             stdin: Some(Stdin(sender)),
             output,
@@ -124,8 +122,7 @@ impl<'a> Command<'a> {
 /// A program running in the guest. Dropping it before its end kills its process group.
 #[derive(Debug)]
 pub struct Process {
-    client: Client,
-    machine: Arc<Running>,
+    link: Link,
     pid: u32,
     stdin: Option<Stdin>,
     output: Streaming<ExecOutput>,
@@ -176,26 +173,28 @@ impl Process {
     /// # Errors
     /// When the program has ended, the number is no signal, or the agent does not answer within 10 s.
     pub async fn signal(&self, signal: i32) -> Result<(), Error> {
-        let request = SignalRequest {
-            pid: self.pid,
-            signal,
-        };
-        let mut client = self.client.clone();
-        let answer = tokio::time::timeout(SIGNAL_WAIT, client.signal(request)).await;
-        match answer {
-            Ok(answer) => answer.map(|_| ()).map_err(explain),
-            Err(_elapsed) => Err(Error::Agent(format!(
-                "it did not answer within {} s",
-                SIGNAL_WAIT.as_secs()
-            ))),
-        }
+        self::signal(&self.link.client(), self.pid, signal).await
     }
 
     async fn message(&mut self) -> Result<Option<Message>, Error> {
         match self.output.message().await {
             Ok(message) => Ok(message.and_then(|message| message.output)),
-            Err(status) => Err(self.machine.refine(explain(status)).await),
+            Err(status) => Err(self.link.refine(explain(status)).await),
         }
+    }
+}
+
+/// Sends a signal to the process group of the program `pid`.
+pub(crate) async fn signal(client: &Client, pid: u32, signal: i32) -> Result<(), Error> {
+    let mut client = client.clone();
+    let request = SignalRequest { pid, signal };
+    let answer = tokio::time::timeout(SIGNAL_WAIT, client.signal(request)).await;
+    match answer {
+        Ok(answer) => answer.map(|_| ()).map_err(explain),
+        Err(_elapsed) => Err(Error::Agent(format!(
+            "it did not answer within {} s",
+            SIGNAL_WAIT.as_secs()
+        ))),
     }
 }
 
@@ -353,6 +352,7 @@ pub(crate) fn explain(status: Status) -> Error {
     match status.code() {
         Code::NotFound => Error::ProgramNotFound(text),
         Code::PermissionDenied => Error::ProgramNotExecutable(text),
+        Code::FailedPrecondition => Error::Control(text),
         Code::Unavailable | Code::Unknown | Code::Cancelled => Error::Ended {
             reason: "the connection to the guest is gone".into(),
         },

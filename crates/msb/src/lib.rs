@@ -32,17 +32,21 @@
 //! # What holds
 //! - A sandbox whose interception cannot be set up does not start; a connection that cannot be intercepted ends.
 //! - Values of secrets are in this process only: not in the guest, not in QEMU, not in an event or an error.
-//! - QEMU ends with this process, whatever ends it, and leaves no file or socket.
+//! - QEMU ends with this process, whatever ends it, and leaves no file or socket. A sandbox that is to outlive it is held by
+//!   another, its supervisor: [`Sandboxes`].
 #![forbid(unsafe_code)]
 
 mod agent;
 mod builder;
+mod detached;
 mod dns;
 mod error;
 mod event;
 mod exec;
 mod gate;
+mod lifetime;
 mod limits;
+mod link;
 mod network;
 mod plan;
 mod ports;
@@ -52,6 +56,7 @@ mod route;
 mod sandbox;
 mod socket;
 mod start;
+mod words;
 
 pub use msb_ca as ca;
 pub use msb_image as image;
@@ -67,6 +72,10 @@ pub use msb_tls_proxy::{DeniedRequests, InterceptScope, NonHttp};
 pub use msb_vmm::{Accelerator, AcceleratorChoice};
 
 pub use builder::SandboxBuilder;
+pub use detached::{
+    Detach, Ended, EventFile, EventWriter, Facts, Input, LogEntry, LogStream, Logs, SandboxHandle,
+    SandboxInfo, SandboxState, Sandboxes, SecretValues, Supervisor, SupervisorLog, supervise,
+};
 pub use error::Error;
 pub use event::Event;
 pub use exec::{Command, ExitStatus, Output, Piece, Process, Stdin};

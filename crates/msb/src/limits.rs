@@ -3,11 +3,13 @@
 use std::num::{NonZeroU16, NonZeroU64};
 
 use msb_net::{Rate, Rates};
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, NetworkBuilder};
 
 /// Bounds on a sandbox's network, as they were asked for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct NetworkLimits {
     max_connections: Option<u16>,
     egress: RateLimits,
@@ -15,7 +17,8 @@ pub(crate) struct NetworkLimits {
 }
 
 /// Units a second; `None`: no bound.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RateLimits {
     bandwidth: Option<u64>,
     ops: Option<u64>,

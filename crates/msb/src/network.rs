@@ -7,13 +7,15 @@ use std::path::PathBuf;
 use msb_policy::{Action, NetworkPolicy};
 use msb_secrets::ViolationAction;
 use msb_tls_proxy::{DeniedRequests, InterceptScope, NonHttp};
+use serde::{Deserialize, Serialize};
 
 use crate::dns::DnsSettings;
 use crate::limits::NetworkLimits;
-use crate::{Error, PortMapping};
+use crate::{Error, PortMapping, words};
 
 /// What a name added with [`NetworkBuilder::add_host`] resolves to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum HostAddress {
     /// This address.
     Ip(IpAddr),
@@ -38,16 +40,21 @@ impl From<SocketAddr> for HostAddress {
 
 /// Configures the sandbox's network. Obtained through
 /// [`SandboxBuilder::network`](crate::SandboxBuilder::network).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[must_use]
 pub struct NetworkBuilder {
     pub(crate) profiles: Option<String>,
     pub(crate) rules: Vec<String>,
     pub(crate) http_rules: Vec<String>,
+    #[serde(with = "words::denied_requests")]
     pub(crate) denied_requests: DeniedRequests,
+    #[serde(with = "words::action")]
     pub(crate) default_egress: Option<Action>,
+    #[serde(with = "words::action")]
     pub(crate) default_ingress: Option<Action>,
     pub(crate) hosts: Vec<(String, HostAddress)>,
+    #[serde(with = "words::violation")]
     pub(crate) on_violation: ViolationAction,
     pub(crate) tls: Option<TlsBuilder>,
     pub(crate) limits: NetworkLimits,
@@ -145,7 +152,8 @@ impl NetworkBuilder {
 }
 
 /// Configures TLS interception. Obtained through [`NetworkBuilder::tls`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[must_use]
 pub struct TlsBuilder {
     pub(crate) enabled: bool,
@@ -153,13 +161,16 @@ pub struct TlsBuilder {
     pub(crate) bypass: Vec<String>,
     pub(crate) upstream: Vec<UpstreamSetting>,
     pub(crate) body_hold_limit: Option<u64>,
+    #[serde(with = "words::non_http")]
     pub(crate) non_http: NonHttp,
+    #[serde(with = "words::scope")]
     pub(crate) scope: InterceptScope,
     pub(crate) block_quic: bool,
 }
 
 /// One setting about servers, or about some of them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum UpstreamSetting {
     CaCert(PathBuf),
     CaCertFor(String, PathBuf),
@@ -178,6 +189,17 @@ impl Default for TlsBuilder {
             non_http: NonHttp::default(),
             scope: InterceptScope::default(),
             block_quic: true,
+        }
+    }
+}
+
+impl UpstreamSetting {
+    /// The files that it names.
+    pub(crate) fn files(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Self::CaCert(path) | Self::CaCertFor(_, path) => vec![path],
+            Self::NoVerificationFor(_) => Vec::new(),
+            Self::ClientCertFor(_, cert, key) => vec![cert, key],
         }
     }
 }

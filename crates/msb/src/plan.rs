@@ -18,6 +18,7 @@ use msb_vmm::AcceleratorChoice;
 
 use crate::dns::DnsSettings;
 use crate::event::Sink;
+use crate::lifetime::Lifetime;
 use crate::limits::NetworkLimits;
 use crate::network::{HostAddress, NetworkBuilder, TlsBuilder, UpstreamSetting};
 use crate::{Error, PortMapping, SandboxBuilder};
@@ -55,6 +56,7 @@ pub(crate) struct Plan {
     pub(crate) limits: NetworkLimits,
     pub(crate) on_event: Option<Sink>,
     pub(crate) boot_timeout: Duration,
+    pub(crate) lifetime: Lifetime,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -86,6 +88,7 @@ impl Plan {
         let interception = plan_interception(&network, !secrets.is_empty())?;
         let policy = policy(&network)?;
         network.limits.check()?;
+        builder.lifetime.check()?;
         let hosts = plan_hosts(network.hosts)?;
         network.ports.iter().try_for_each(PortMapping::check)?;
         network.dns.check()?;
@@ -117,6 +120,7 @@ impl Plan {
             memory_mib: builder.memory_mib,
             on_event: builder.on_event,
             boot_timeout: builder.boot_timeout,
+            lifetime: builder.lifetime,
             warnings,
         })
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use msb_net::PublishedPort;
 use msb_policy::Protocol;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
@@ -28,7 +29,8 @@ mod owner;
 /// }
 /// # Ok::<(), msb::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PortMapping {
     /// Where it is on the host.
     pub host: SocketAddr,
@@ -91,6 +93,20 @@ impl PortMapping {
 impl fmt::Display for PortMapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}/{}", self.host, self.guest_port, self.protocol)
+    }
+}
+
+impl From<PortMapping> for String {
+    fn from(port: PortMapping) -> Self {
+        port.to_string()
+    }
+}
+
+impl TryFrom<String> for PortMapping {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
     }
 }
 

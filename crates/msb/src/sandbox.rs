@@ -1,7 +1,6 @@
 //! A running sandbox: the machine, its network, its proxy and its agent, put together.
 
 use std::fmt::{self, Display};
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +12,9 @@ use msb_tls_proxy::TlsProxy;
 use msb_vmm::{Accelerator, Vm};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tonic::Status;
 
-use crate::agent::Client;
-use crate::exec::{Command, Output, explain};
+use crate::exec::{Command, Output};
+use crate::link::Link;
 use crate::{Error, PortMapping, SandboxBuilder, plan};
 
 /// How long a guest may take to power off before it is killed. Its agent gives processes 2 s after SIGTERM.
@@ -29,7 +27,7 @@ pub(crate) const CONSOLE_LINES: usize = 20;
 /// A running sandbox. Dropping it kills its guest at once; [`stop`](Self::stop) ends it in order.
 pub struct Sandbox {
     pub(crate) name: String,
-    pub(crate) client: Client,
+    pub(crate) link: Link,
     pub(crate) machine: Arc<Running>,
     pub(crate) boot: Boot,
     pub(crate) ca_pem: Option<String>,
@@ -162,7 +160,7 @@ impl Sandbox {
 
     /// Prepares a program: a path, or a name looked up in the guest's `PATH`.
     pub fn command(&self, program: impl Into<String>) -> Command<'_> {
-        Command::new(self, program.into())
+        Command::new(&self.link, program.into())
     }
 
     /// Powers the guest off in order, and by force when that takes over 10 s. May be called again.
@@ -171,7 +169,7 @@ impl Sandbox {
     /// None at present; a guest that will not end in order is ended all the same.
     pub async fn stop(&self) -> Result<(), Error> {
         let in_order = async {
-            let mut client = self.client.clone();
+            let mut client = self.link.client();
             // The reply may be lost with the machine; its end is what counts.
             let _ = client.power_off(PowerOffRequest {}).await;
             self.machine.vm.wait().await
@@ -191,31 +189,28 @@ impl Sandbox {
         self.machine.vm.wait().await;
     }
 
+    /// Halts the guest's processors: it keeps its memory and does nothing. Connections of it wait, those that wait too long on
+    /// the other side are given up there, and the guest's clock stands still and stays behind. Harmless when it is so already.
+    ///
+    /// # Errors
+    /// QEMU's refusal, or that it has ended.
+    pub async fn pause(&self) -> Result<(), Error> {
+        self.machine.vm.monitor("stop").await?;
+        Ok(())
+    }
+
+    /// Lets the guest's processors go on. Harmless when they do.
+    ///
+    /// # Errors
+    /// QEMU's refusal, or that it has ended.
+    pub async fn resume(&self) -> Result<(), Error> {
+        self.machine.vm.monitor("cont").await?;
+        Ok(())
+    }
+
     /// Waits for the sandbox's end and tells the reason: its guest's power-off, a violation, a crash.
     pub async fn wait(&self) -> String {
         self.machine.end_reason().await
-    }
-
-    pub(crate) fn client(&self) -> Client {
-        self.client.clone()
-    }
-
-    pub(crate) fn machine(&self) -> Arc<Running> {
-        Arc::clone(&self.machine)
-    }
-
-    /// A call's outcome, or that the sandbox has ended.
-    pub(crate) async fn or_ended<T>(
-        &self,
-        call: impl Future<Output = Result<T, Status>>,
-    ) -> Result<T, Error> {
-        tokio::select! {
-            result = call => match result {
-                Ok(answer) => Ok(answer),
-                Err(status) => Err(self.machine.refine(explain(status)).await),
-            },
-            reason = self.machine.end_reason() => Err(Error::Ended { reason }),
-        }
     }
 }
 

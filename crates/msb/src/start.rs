@@ -18,9 +18,10 @@ use tokio::task::JoinHandle;
 use tonic::Status;
 use tracing::Level;
 
-use crate::agent::{self, Client};
+use crate::agent::{self, Client, Connection};
 use crate::event::{Event, Events};
 use crate::exec::{explain, printable};
+use crate::link::Link;
 use crate::plan::{Interception, Plan};
 use crate::route::Router;
 use crate::sandbox::{Boot, CONSOLE_LINES, END_WAIT, Running, Tasks};
@@ -70,14 +71,14 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         machine: Arc::clone(&machine),
         network: None,
     };
-    let client = connect(&plan, &events, proxy.clone(), channels, &ports, &mut tasks).await?;
+    let agent = connect(&plan, &events, proxy.clone(), channels, &ports, &mut tasks).await?;
     let ca_pem = proxy.as_ref().map(|proxy| proxy.ca().cert_pem());
     let configured = configure_guest(
         &plan,
         &root.config,
         &events,
         &machine,
-        client.clone(),
+        agent.client(),
         ca_pem.as_deref(),
     )
     .await;
@@ -87,9 +88,12 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         return Err(error);
     }
     tell_timings(&machine);
+    tasks
+        .aborts
+        .extend(plan.lifetime.watch(agent.calls(), &events));
     Ok(Sandbox {
         name: plan.name,
-        client,
+        link: Link::to_machine(agent.clone(), Arc::clone(&machine)),
         machine,
         boot: Boot {
             accelerator,
@@ -203,7 +207,7 @@ async fn connect(
     channels: Channels,
     ports: &[Arc<PublishedPort>],
     tasks: &mut Tasks,
-) -> Result<Client, Error> {
+) -> Result<Connection, Error> {
     let link = channels.network.ok_or_else(|| Error::Host {
         what: "the guest's network link",
         source: std::io::ErrorKind::NotConnected.into(),
@@ -263,11 +267,11 @@ async fn connect(
     };
     let routing = tokio::spawn(router.drive(flows, secure_names));
     tasks.aborts.push(routing.abort_handle());
-    let (client, driver) = agent::connect(channels.agent)
+    let (connection, driver) = agent::open(channels.agent)
         .await
         .map_err(|error| Error::Agent(error.to_string()))?;
     tasks.aborts.push(driver);
-    Ok(client)
+    Ok(connection)
 }
 
 /// The secrets that count at any time: replaced ones where there is interception, for nothing else replaces them.

@@ -9,8 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result};
-use msb::Event;
+use crate::{Error, Event};
 
 /// How many lines may wait for the disk; those beyond are counted, and the count is written.
 const MAX_WAITING: usize = 16 * 1024;
@@ -20,16 +19,17 @@ enum Message {
     End,
 }
 
-/// Writes events to a file, until it is dropped.
-pub(crate) struct EventFile {
+/// Writes events to a file, one JSON object a line, until it is dropped.
+#[derive(Debug)]
+pub struct EventFile {
     sender: SyncSender<Message>,
     lost: Arc<AtomicU64>,
     writer: Option<JoinHandle<()>>,
 }
 
 /// Hands events to an [`EventFile`]; it never blocks.
-#[derive(Clone)]
-pub(crate) struct EventWriter {
+#[derive(Clone, Debug)]
+pub struct EventWriter {
     sender: SyncSender<Message>,
     lost: Arc<AtomicU64>,
 }
@@ -39,10 +39,10 @@ impl EventFile {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self, Error> {
         let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.with_context(|| format!("--events: cannot write {}", path.display()))?;
-        Self::start(file, path.display().to_string()).context("--events: cannot start a thread")
+        let started = file.and_then(|file| Self::start(file, path.display().to_string()));
+        started.map_err(|error| Error::Config(format!("cannot write {}: {error}", path.display())))
     }
 
     fn start(file: File, name: String) -> io::Result<Self> {
@@ -59,7 +59,9 @@ impl EventFile {
         })
     }
 
-    pub(crate) fn writer(&self) -> EventWriter {
+    /// What hands events to it.
+    #[must_use]
+    pub fn writer(&self) -> EventWriter {
         EventWriter {
             sender: self.sender.clone(),
             lost: Arc::clone(&self.lost),
@@ -78,7 +80,8 @@ impl Drop for EventFile {
 }
 
 impl EventWriter {
-    pub(crate) fn write(&self, event: &Event) {
+    /// Has an event written, unless too many wait for the disk: those are counted, and the count is written.
+    pub fn write(&self, event: &Event) {
         let line = event.to_json(SystemTime::now());
         if let Err(TrySendError::Full(_)) = self.sender.try_send(Message::Line(line)) {
             self.lost.fetch_add(1, Ordering::Relaxed);

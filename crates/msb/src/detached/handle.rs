@@ -1,0 +1,431 @@
+//! A running sandbox of another process.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use msb_control_proto::CHUNK_BYTES;
+use msb_control_proto::v1::control_client::ControlClient;
+use msb_control_proto::v1::input_piece::Piece;
+use msb_control_proto::v1::{
+    InputEnd, InputPiece, InspectRequest, KillRequest, LogEntry as LogMessage, LogsRequest,
+    PauseRequest, ResumeRequest, SignalRequest, StopRequest, WaitRequest, log_entry,
+};
+use msb_state::{Entry, Name, Phase, State, StateDir, Stream};
+use serde::Serialize;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::sandboxes::blocking;
+use crate::agent::{self, Connection};
+use crate::exec::{Command, Output, printable};
+use crate::link::Link;
+use crate::{Error, PortMapping};
+
+type Client = ControlClient<Connection>;
+
+/// Pieces of input on their way.
+const INPUT_QUEUE: usize = 2;
+/// How long the record of an ended sandbox may take to come.
+const RECORD_WAIT: Duration = Duration::from_secs(2);
+
+/// A running sandbox that another process holds. Made by [`Sandboxes::connect`](crate::Sandboxes::connect); dropping it
+/// leaves the sandbox as it is.
+pub struct SandboxHandle {
+    link: Link,
+    remote: Arc<Remote>,
+}
+
+/// How a sandbox ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Why, for people.
+    pub reason: String,
+    /// The exit status of its command, 128 + n for a signal; `None` if it had none, or did not get to its end.
+    pub code: Option<u8>,
+}
+
+/// What is known of a running sandbox.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Facts {
+    /// The process id of QEMU.
+    pub vmm_pid: u32,
+    /// That of its supervisor.
+    pub supervisor_pid: u32,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// Whether its processors are halted.
+    pub paused: bool,
+    /// The process id of its command in the guest, if it has one.
+    pub command_pid: Option<u32>,
+    /// How many programs run in it that were started from outside, the command included.
+    pub programs: u32,
+    /// Its published ports.
+    pub ports: Vec<PortMapping>,
+    /// The certificate of its own authority, as PEM; `None` when nothing is intercepted.
+    pub ca_certificate: Option<String>,
+}
+
+/// The connection to a supervisor.
+pub(crate) struct Remote {
+    connection: Connection,
+    driver: AbortHandle,
+    states: StateDir,
+    name: Name,
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl fmt::Debug for SandboxHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SandboxHandle")
+            .field("name", &self.remote.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SandboxHandle {
+    pub(crate) async fn connect(
+        states: StateDir,
+        name: Name,
+        stream: UnixStream,
+    ) -> Result<Self, Error> {
+        let opened = agent::open(stream).await;
+        let (connection, driver) = opened.map_err(|error| Error::Control(error.to_string()))?;
+        let remote = Arc::new(Remote {
+            connection: connection.clone(),
+            driver,
+            states,
+            name,
+        });
+        let link = Link::to_supervisor(connection, Arc::clone(&remote));
+        Ok(Self { link, remote })
+    }
+
+    /// The sandbox's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.remote.name.as_str()
+    }
+
+    /// Runs a program without standard input and collects its output, as [`Sandbox::exec`](crate::Sandbox::exec) does.
+    ///
+    /// # Errors
+    /// As [`Command::output`].
+    pub async fn exec(
+        &self,
+        program: impl Into<String>,
+        args: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Output, Error> {
+        self.command(program).args(args).output().await
+    }
+
+    /// Prepares a program: a path, or a name looked up in the guest's `PATH`.
+    pub fn command(&self, program: impl Into<String>) -> Command<'_> {
+        Command::new(&self.link, program.into())
+    }
+
+    /// What is known of it now.
+    ///
+    /// # Errors
+    /// [`Error::Ended`].
+    pub async fn inspect(&self) -> Result<Facts, Error> {
+        let mut client = self.remote.client();
+        let answer = self
+            .remote
+            .answered(client.inspect(InspectRequest {}))
+            .await?;
+        let ports = answer.ports.iter().map(|port| port.parse());
+        Ok(Facts {
+            ports: ports.collect::<Result<_, _>>()?,
+            vmm_pid: answer.vmm_pid,
+            supervisor_pid: answer.supervisor_pid,
+            accelerator: answer.accelerator,
+            paused: answer.paused,
+            command_pid: answer.command_pid,
+            programs: answer.open_calls,
+            ca_certificate: answer.ca_pem,
+        })
+    }
+
+    /// Its published ports, with the numbers that they have on the host.
+    ///
+    /// # Errors
+    /// [`Error::Ended`].
+    pub async fn ports(&self) -> Result<Vec<PortMapping>, Error> {
+        Ok(self.inspect().await?.ports)
+    }
+
+    /// Asks the command to end (SIGTERM), powers the guest off in order, and by force when both together take longer than
+    /// `timeout`. Returns when nothing holds the sandbox any more.
+    ///
+    /// # Errors
+    /// The supervisor cannot be reached.
+    pub async fn stop(&self, timeout: Duration) -> Result<Ended, Error> {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let mut client = self.remote.client();
+        let request = StopRequest { timeout_ms };
+        self.remote.ended(client.stop(request)).await
+    }
+
+    /// Ends the sandbox at once. Returns when nothing holds it any more.
+    ///
+    /// # Errors
+    /// The supervisor cannot be reached.
+    pub async fn kill(&self) -> Result<Ended, Error> {
+        let mut client = self.remote.client();
+        self.remote.ended(client.kill(KillRequest {})).await
+    }
+
+    /// Sends a signal to the command's process group.
+    ///
+    /// # Errors
+    /// There is no command, or the number is no signal.
+    pub async fn signal(&self, signal: i32) -> Result<(), Error> {
+        let mut client = self.remote.client();
+        let request = SignalRequest { signal };
+        self.remote.answered(client.signal(request)).await.map(drop)
+    }
+
+    /// Halts the guest's processors: it keeps its memory and does nothing. Connections of it wait, those that wait too long on
+    /// the other side are given up there, and the guest's clock stands still and stays behind.
+    ///
+    /// # Errors
+    /// [`Error::Ended`], or QEMU's refusal.
+    pub async fn pause(&self) -> Result<(), Error> {
+        let mut client = self.remote.client();
+        self.remote
+            .answered(client.pause(PauseRequest {}))
+            .await
+            .map(drop)
+    }
+
+    /// Lets the guest's processors go on.
+    ///
+    /// # Errors
+    /// [`Error::Ended`], or QEMU's refusal.
+    pub async fn resume(&self) -> Result<(), Error> {
+        let mut client = self.remote.client();
+        self.remote
+            .answered(client.resume(ResumeRequest {}))
+            .await
+            .map(drop)
+    }
+
+    /// Waits for its end. Nothing holds the sandbox any more then.
+    ///
+    /// # Errors
+    /// None at present: a supervisor that ended without a word is told as the reason.
+    pub async fn wait(&self) -> Result<Ended, Error> {
+        let mut client = self.remote.client();
+        self.remote.ended(client.wait(WaitRequest {})).await
+    }
+
+    /// What its command wrote: of what is kept the last `tail` lines, or all; and with `follow` what comes, until the sandbox
+    /// has ended.
+    ///
+    /// # Errors
+    /// [`Error::Ended`], or an unreadable log.
+    pub async fn logs(&self, tail: Option<u64>, follow: bool) -> Result<Logs, Error> {
+        let mut client = self.remote.client();
+        let request = LogsRequest { tail, follow };
+        let stream = self.remote.answered(client.logs(request)).await?;
+        Ok(Logs(Source::Supervisor(stream)))
+    }
+
+    /// The command's standard input. What several programs write is mixed.
+    ///
+    /// # Errors
+    /// Those come with the first write: a command that was started without input takes none.
+    pub fn input(&self) -> Input {
+        let (sender, receiver) = mpsc::channel(INPUT_QUEUE);
+        let remote = Arc::clone(&self.remote);
+        let outcome = tokio::spawn(async move {
+            let mut client = remote.client();
+            let call = client.input(ReceiverStream::new(receiver));
+            remote.answered(call).await.map(drop)
+        });
+        Input { sender, outcome }
+    }
+}
+
+impl Remote {
+    fn client(&self) -> Client {
+        let origin = http::Uri::from_static("http://supervisor.invalid");
+        ControlClient::with_origin(self.connection.clone(), origin)
+    }
+
+    /// A call's answer, or why there is none.
+    async fn answered<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        match call.await {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) => Err(self.explain(status).await),
+        }
+    }
+
+    async fn explain(&self, status: Status) -> Error {
+        match status.code() {
+            Code::Unavailable | Code::Unknown | Code::Cancelled => Error::Ended {
+                reason: self.end_reason().await,
+            },
+            _ => Error::Control(printable(status.message())),
+        }
+    }
+
+    /// The end that a call waits for, or what is on disk of it.
+    async fn ended(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<msb_control_proto::v1::Ended>, Status>>,
+    ) -> Result<Ended, Error> {
+        if let Ok(answer) = call.await {
+            let answer = answer.into_inner();
+            return Ok(Ended {
+                reason: answer.reason,
+                code: answer.code.and_then(|code| u8::try_from(code).ok()),
+            });
+        }
+        Ok(self.recorded_end().await)
+    }
+
+    pub(crate) async fn end_reason(&self) -> String {
+        self.recorded_end().await.reason
+    }
+
+    /// What the supervisor has written down, once it lets go.
+    async fn recorded_end(&self) -> Ended {
+        let deadline = tokio::time::Instant::now() + RECORD_WAIT;
+        loop {
+            let (states, name) = (self.states.clone(), self.name.clone());
+            let seen = blocking(move || Ok(states.look(&name)?)).await;
+            let (reason, code) = match seen.map(|seen| (seen.is_held, seen.state, seen.record)) {
+                Ok((true, ..)) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+                Ok((true, ..)) => ("its supervisor does not answer".to_owned(), None),
+                Ok((_, State::Ended, Some(record))) => match record.phase {
+                    Phase::Ended { reason, code } => (reason, code),
+                    _ => ("it has ended".to_owned(), None),
+                },
+                Ok(_) => ("its supervisor ended without a word".to_owned(), None),
+                Err(error) => (error.whole(), None),
+            };
+            return Ended { reason, code };
+        }
+    }
+}
+
+/// A sandbox's log.
+#[derive(Debug)]
+pub struct Logs(Source);
+
+#[derive(Debug)]
+enum Source {
+    Supervisor(Streaming<LogMessage>),
+    Disk(std::vec::IntoIter<Entry>),
+}
+
+impl Logs {
+    pub(crate) fn from_disk(entries: Vec<Entry>) -> Self {
+        Self(Source::Disk(entries.into_iter()))
+    }
+
+    /// The next piece; `None` when all is told.
+    ///
+    /// # Errors
+    /// The supervisor is gone, or the log cannot be read.
+    pub async fn next(&mut self) -> Result<Option<Entry>, Error> {
+        let stream = match &mut self.0 {
+            Source::Disk(entries) => return Ok(entries.next()),
+            Source::Supervisor(stream) => stream,
+        };
+        let message = stream.message().await;
+        let message = message.map_err(|status| match status.code() {
+            Code::Unavailable | Code::Unknown | Code::Cancelled => Error::Ended {
+                reason: "its supervisor is gone".to_owned(),
+            },
+            _ => Error::Control(printable(status.message())),
+        })?;
+        Ok(message.map(|message| {
+            let stream = match message.stream() {
+                log_entry::Stream::Stdout => Stream::Stdout,
+                log_entry::Stream::Stderr => Stream::Stderr,
+                log_entry::Stream::Msb | log_entry::Stream::Unspecified => Stream::Msb,
+            };
+            Entry {
+                time_ms: message.time_ms,
+                stream,
+                bytes: message.bytes.into(),
+            }
+        }))
+    }
+}
+
+/// The standard input of a sandbox's command.
+#[derive(Debug)]
+pub struct Input {
+    sender: mpsc::Sender<InputPiece>,
+    outcome: tokio::task::JoinHandle<Result<(), Error>>,
+}
+
+impl Input {
+    /// Hands bytes to the command; waits while it does not read.
+    ///
+    /// # Errors
+    /// The command takes no input, or none any more.
+    pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES));
+            self.send(Piece::Bytes(chunk)).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the command's input, also for others.
+    ///
+    /// # Errors
+    /// The command takes no input, or none any more.
+    pub async fn end(mut self) -> Result<(), Error> {
+        self.send(Piece::End(InputEnd {})).await?;
+        self.leave().await
+    }
+
+    /// Leaves the input to others, once what was written has been taken.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn leave(self) -> Result<(), Error> {
+        drop(self.sender);
+        outcome(self.outcome).await
+    }
+
+    async fn send(&mut self, piece: Piece) -> Result<(), Error> {
+        let message = InputPiece { piece: Some(piece) };
+        if self.sender.send(message).await.is_ok() {
+            return Ok(());
+        }
+        outcome(&mut self.outcome).await?;
+        Err(Error::Ended {
+            reason: "the sandbox's command takes no more input".to_owned(),
+        })
+    }
+}
+
+async fn outcome(
+    task: impl Future<Output = Result<Result<(), Error>, tokio::task::JoinError>>,
+) -> Result<(), Error> {
+    task.await
+        .unwrap_or_else(|error| Err(Error::Control(error.to_string())))
+}
