@@ -119,6 +119,11 @@ pub(crate) struct Run {
     #[arg(long = "tls-intercept-port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) tls_intercept_ports: Vec<u16>,
 
+    /// Let the guest trust the roots that the host trusts, besides its image's own: those of SSL_CERT_FILE and
+    /// SSL_CERT_DIR in msb's environment, else the system's.
+    #[arg(long)]
+    pub(crate) trust_host_cas: bool,
+
     /// Set a variable in the guest, or hand on that of msb's own environment.
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,

@@ -125,7 +125,8 @@ pub(crate) fn builder(
         || !args.tls_intercept_ports.is_empty()
         || engine.wants_tls();
     Ok(builder.network(|network| {
-        let network = args.limits.network(engine.network(network));
+        let network = engine.network(network).trust_host_cas(args.trust_host_cas);
+        let network = args.limits.network(network);
         if !intercept {
             return network;
         }

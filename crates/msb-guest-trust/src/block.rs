@@ -11,14 +11,18 @@
 //! Every PEM reader passes over text between sections. A block is only taken out if it is, byte for byte, what would be
 //! written for the certificate in it, so nothing that the image put there can be lost.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use memchr::memmem;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 
 use crate::certificate::{CaCertificate, hexadecimal, pem};
+
+const CERTIFICATE_BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 const BEGIN: &str = "# msb: begin CA sha256:";
 const END: &str = "# msb: end CA sha256:";
@@ -40,11 +44,10 @@ pub(crate) fn with_blocks<'a>(
 ) -> Vec<u8> {
     let mut content = without_blocks(content);
     let line_end = line_end_of(&content);
-    let mut seen = BTreeSet::new();
+    let mut there: HashSet<Vec<u8>> = certificates(&content).collect();
     let missing: Vec<_> = cas
         .into_iter()
-        .filter(|ca| seen.insert(ca.der()))
-        .filter(|ca| memmem::find(&content, pem(ca.der(), line_end).as_bytes()).is_none())
+        .filter(|ca| there.insert(ca.der().to_vec()))
         .collect();
     let mut add_line_end = content.last().is_some_and(|last| *last != b'\n');
     for ca in missing {
@@ -78,6 +81,20 @@ pub(crate) fn without_blocks(content: &[u8]) -> Vec<u8> {
         end = content.len();
     }
     content
+}
+
+/// Every certificate of the plain kind, in DER, however its lines are broken. What is damaged is passed over.
+pub(crate) fn certificates(content: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    memmem::find_iter(content, CERTIFICATE_BEGIN).filter_map(|start| {
+        let body = &content[start + CERTIFICATE_BEGIN.len()..];
+        let body = &body[..memmem::find(body, b"-----")?];
+        let digits: Vec<u8> = body
+            .iter()
+            .copied()
+            .filter(|byte| !byte.is_ascii_whitespace())
+            .collect();
+        STANDARD.decode(digits).ok()
+    })
 }
 
 /// Whether there is any certificate, of the plain kind or with OpenSSL's trust settings.

@@ -1,6 +1,6 @@
 //! Decides which files to write, link and remove. Pure: facts in, actions out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ use crate::roots;
 #[derive(Debug, Clone, Copy)]
 pub struct TrustRequest<'a> {
     /// The authorities to add: the sandbox's own, and the host's if they are to be trusted. Those of a former boot
-    /// which are not among them are taken out. If there are none, nothing else is done.
+    /// which are not among them are taken out; those that the guest trusts already are not added again. If there are
+    /// none, nothing else is done.
     pub cas: &'a [CaCertificate],
 }
 
@@ -92,12 +93,21 @@ impl Plan {
 /// A root that is as it should be gives no action outside of [`RUNTIME_DIRECTORY`].
 #[must_use]
 pub fn plan(facts: &Facts, request: &TrustRequest<'_>) -> Plan {
+    let mozilla: HashSet<&[u8]> = roots::mozilla().collect();
+    let unknown = |ca: &&CaCertificate| !mozilla.contains(ca.der());
+    let for_clients: Vec<_> = request.cas.iter().filter(unknown).cloned().collect();
+    let cas = lacking(facts, request.cas);
     let mut planner = Planner {
         facts,
-        cas: request.cas,
+        cas: &cas,
+        for_clients: &for_clients,
         plan: Plan {
             actions: Vec::new(),
-            failures: facts.failures.clone(),
+            // Where nothing is to be trusted, nobody needs what could not be read.
+            failures: match request.cas {
+                [] => Vec::new(),
+                _ => facts.failures.clone(),
+            },
             requested: !request.cas.is_empty(),
             bundles: Vec::new(),
             hashed: Vec::new(),
@@ -118,23 +128,48 @@ pub fn plan(facts: &Facts, request: &TrustRequest<'_>) -> Plan {
     planner.plan
 }
 
+/// The authorities that the guest does not trust by itself, each once. What it trusts is in the bundle that most of its
+/// programs read: the first one of the system that has any roots.
+fn lacking(facts: &Facts, cas: &[CaCertificate]) -> Vec<CaCertificate> {
+    if cas.is_empty() {
+        return Vec::new();
+    }
+    let mut of_system = facts.bundles.iter().filter(|bundle| bundle.system);
+    let own = of_system.find_map(|bundle| {
+        let own = block::without_blocks(&bundle.content);
+        block::has_certificates(&own).then_some(own)
+    });
+    let mut there: HashSet<Vec<u8>> = match own {
+        Some(own) => block::certificates(&own).collect(),
+        // It will get these.
+        None => roots::mozilla().map(<[u8]>::to_vec).collect(),
+    };
+    cas.iter()
+        .filter(|ca| there.insert(ca.der().to_vec()))
+        .cloned()
+        .collect()
+}
+
 /// What becomes of files in one directory, by name.
 type Changes = BTreeMap<String, Change>;
 
 struct Planner<'a> {
     facts: &'a Facts,
+    /// What the guest lacks.
     cas: &'a [CaCertificate],
+    /// What clients lack that bring Mozilla's roots along.
+    for_clients: &'a [CaCertificate],
     plan: Plan,
 }
 
 impl Planner<'_> {
     fn runtime_ca_file(&mut self) {
-        if self.cas.is_empty() {
+        if self.for_clients.is_empty() {
             return;
         }
         match &self.facts.runtime {
             Ok(directory) => {
-                let content = block::with_blocks(b"", self.cas);
+                let content = block::with_blocks(b"", self.for_clients);
                 let needs = self.write(directory.join(RUNTIME_CA_FILE), Purpose::Runtime, content);
                 self.plan.ca_files.push((
                     format!("{RUNTIME_DIRECTORY}/{RUNTIME_CA_FILE}"),
@@ -146,7 +181,7 @@ impl Planner<'_> {
     }
 
     fn bundles(&mut self) {
-        let (facts, cas) = (self.facts, self.cas);
+        let (facts, requested) = (self.facts, self.plan.requested);
         let has_roots =
             |bundle: &BundleFacts| block::has_certificates(&block::without_blocks(&bundle.content));
         let has_roots: Vec<_> = facts.bundles.iter().map(has_roots).collect();
@@ -155,16 +190,22 @@ impl Planner<'_> {
             .iter()
             .zip(&has_roots)
             .filter(|(bundle, _)| bundle.system);
-        let mozilla = if cas.is_empty() || of_system.any(|(_, has_roots)| *has_roots) {
+        let mozilla: Vec<_> = if !requested || of_system.any(|(_, has_roots)| *has_roots) {
             Vec::new()
         } else {
-            roots::mozilla()
+            let parsed = roots::mozilla().map(CaCertificate::from_der);
+            parsed.filter_map(Result::ok).collect()
         };
+        let for_system: Vec<_> = mozilla.iter().chain(self.cas).collect();
 
         let mut best: Option<(bool, Arc<[u8]>)> = None;
         for (bundle, has_roots) in facts.bundles.iter().zip(has_roots) {
-            let added = mozilla.iter().filter(|_| bundle.system).chain(cas);
-            let content: Arc<[u8]> = block::with_blocks(&bundle.content, added).into();
+            let content: Arc<[u8]> = if bundle.system {
+                block::with_blocks(&bundle.content, for_system.iter().copied())
+            } else {
+                block::with_blocks(&bundle.content, self.for_clients)
+            }
+            .into();
             if bundle.system
                 && best
                     .as_ref()
@@ -174,13 +215,13 @@ impl Planner<'_> {
             }
             self.bundle(bundle, has_roots, content);
         }
-        if cas.is_empty() {
+        if !requested {
             return;
         }
         let fallback = if let Some((_, content)) = best {
             content
         } else {
-            let content = block::with_blocks(b"", mozilla.iter().chain(cas)).into();
+            let content = block::with_blocks(b"", for_system).into();
             self.new_bundles(&content);
             content
         };
@@ -240,7 +281,9 @@ impl Planner<'_> {
         let changes = self.file_changes(directory, "crt");
         let needs = self.change(directory, Purpose::Anchor, changes);
         // A single file holds a single authority.
-        if let (Some(needs), [ca]) = (needs, self.cas) {
+        if let (Some(needs), [ca]) = (needs, self.cas)
+            && self.cas == self.for_clients
+        {
             let name = format!("{}/{}", directory.name, file_name(ca, "crt"));
             self.plan.ca_files.push((name, needs));
         }
@@ -347,10 +390,10 @@ impl Planner<'_> {
         let (Some(extra), Ok(directory)) = (&self.facts.node_extra, &self.facts.runtime) else {
             return;
         };
-        if self.cas.is_empty() {
+        if self.for_clients.is_empty() {
             return;
         }
-        let content = block::with_blocks(&extra.content, self.cas);
+        let content = block::with_blocks(&extra.content, self.for_clients);
         let needs = self.write(
             directory.join(RUNTIME_NODE_EXTRA),
             Purpose::Runtime,

@@ -57,7 +57,9 @@ impl TestRoot {
         Self::named("msb test root")
     }
 
-    fn named(common_name: &str) -> Self {
+    /// As [`new`](Self::new), with a name of its own.
+    #[must_use]
+    pub fn named(common_name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = params(&[], common_name, -15, 15);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -44,6 +44,7 @@ mod error;
 mod event;
 mod exec;
 mod gate;
+mod host_roots;
 mod lifetime;
 mod limits;
 mod link;

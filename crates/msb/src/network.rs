@@ -57,6 +57,7 @@ pub struct NetworkBuilder {
     #[serde(with = "words::violation")]
     pub(crate) on_violation: ViolationAction,
     pub(crate) tls: Option<TlsBuilder>,
+    pub(crate) trust_host_cas: bool,
     pub(crate) limits: NetworkLimits,
     pub(crate) ports: Vec<PortMapping>,
     pub(crate) dns: DnsSettings,
@@ -141,6 +142,15 @@ impl NetworkBuilder {
     /// Default: [`ViolationAction::Block`].
     pub fn on_secret_violation(mut self, action: ViolationAction) -> Self {
         self.on_violation = action;
+        self
+    }
+
+    /// Whether the guest trusts the roots that the host trusts, besides its image's own: those of `SSL_CERT_FILE` and
+    /// `SSL_CERT_DIR` in this process's environment, else the system's. What the guest lacks is added at each boot, in all
+    /// its trust stores. Only certificates are handed over. Works with interception, whose connections are verified on the
+    /// host in any case, and without. For a sandbox only. Default: false.
+    pub fn trust_host_cas(mut self, trust: bool) -> Self {
+        self.trust_host_cas = trust;
         self
     }
 

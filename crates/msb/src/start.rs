@@ -25,7 +25,7 @@ use crate::link::Link;
 use crate::plan::{Interception, Plan};
 use crate::route::Router;
 use crate::sandbox::{Boot, CONSOLE_LINES, END_WAIT, Running, Tasks};
-use crate::{Error, PortMapping, Sandbox};
+use crate::{Error, PortMapping, Sandbox, host_roots};
 
 /// The guest decides how many it sends; nobody reads more.
 const MAX_GUEST_WARNINGS: usize = 100;
@@ -50,6 +50,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
     for warning in &plan.warnings {
         events.emit(&Event::Warning(warning.clone()));
     }
+    let host_roots = host_roots(&plan, &events).await?;
     let proxy = match &plan.interception {
         Some(interception) => {
             let ca = SandboxCa::generate(&plan.name, SystemTime::now())
@@ -73,15 +74,15 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
     };
     let agent = connect(&plan, &events, proxy.clone(), channels, &ports, &mut tasks).await?;
     let ca_pem = proxy.as_ref().map(|proxy| proxy.ca().cert_pem());
-    let configured = configure_guest(
-        &plan,
-        &root.config,
-        &events,
-        &machine,
-        agent.client(),
-        ca_pem.as_deref(),
-    )
-    .await;
+    let mut authorities: Vec<_> = ca_pem.clone().into_iter().collect();
+    authorities.extend(host_roots);
+    let request = ConfigureRequest {
+        hostname: plan.name.clone(),
+        network: Some(guest_network(&Addresses::default())),
+        ca_pem: authorities.into_iter().map(Into::into).collect(),
+        env: environment(&plan, &root.config),
+    };
+    let configured = configure_guest(&plan, request, &events, &machine, agent.client()).await;
     if let Err(error) = configured {
         machine.vm.kill();
         machine.vm.wait().await;
@@ -105,6 +106,22 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         tls: proxy,
         tasks,
     })
+}
+
+/// The host's roots in PEM, if the guest is to trust them.
+async fn host_roots(plan: &Plan, events: &Events) -> Result<Vec<String>, Error> {
+    if !plan.trust_host_cas {
+        return Ok(Vec::new());
+    }
+    let read = tokio::task::spawn_blocking(host_roots::read).await;
+    let roots = read.map_err(|error| Error::Host {
+        what: "a thread",
+        source: error.into(),
+    })?;
+    for warning in roots.warnings {
+        events.emit(&Event::Warning(warning));
+    }
+    Ok(roots.pem)
 }
 
 fn resolve_files(store: &Store, plan: &Plan) -> Result<(Guest, RootDisk), Error> {
@@ -287,21 +304,11 @@ fn current_secrets(proxy: Option<&Arc<TlsProxy>>, configured: &SecretSet) -> Sec
 
 async fn configure_guest(
     plan: &Plan,
-    image: &ImageConfig,
+    request: ConfigureRequest,
     events: &Events,
     machine: &Running,
     mut client: Client,
-    ca_pem: Option<&str>,
 ) -> Result<(), Error> {
-    let request = ConfigureRequest {
-        hostname: plan.name.clone(),
-        network: Some(guest_network(&Addresses::default())),
-        ca_pem: ca_pem
-            .map(|pem| bytes::Bytes::copy_from_slice(pem.as_bytes()))
-            .into_iter()
-            .collect(),
-        env: environment(plan, image),
-    };
     let answer = tokio::select! {
         answer = client.configure(request) => answer,
         _ = machine.vm.wait() => Err(Status::unavailable("")),

@@ -5,6 +5,7 @@ mod canary;
 mod images;
 mod run;
 mod signals;
+mod trust;
 
 use std::path::Path;
 use std::process::Stdio;
