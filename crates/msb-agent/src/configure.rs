@@ -52,6 +52,10 @@ fn trust(cas: &[bytes::Bytes], environment: &mut Environment) -> Vec<String> {
             Err(error) => warnings.push(format!("trust: {error}")),
         }
     }
+    if certificates.is_empty() {
+        // The root is new at each boot: nothing of a former one could be in it.
+        return warnings;
+    }
     let root = Path::new("/");
     let existing = |name: &str| environment.get(name).cloned();
     let facts = Facts::read_with(root, &existing);

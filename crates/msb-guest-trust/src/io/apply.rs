@@ -1,5 +1,6 @@
 //! Makes the changes of a plan, each all or nothing, and goes on after what fails.
 
+use std::collections::HashSet;
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown, symlink};
@@ -27,7 +28,10 @@ pub struct Report {
 /// whoever reads it finds either, whole. It is not waited for until the disk has it.
 #[must_use]
 pub fn apply(root: &Path, plan: &Plan) -> Report {
-    let tree = Tree::new(root);
+    let mut applier = Applier {
+        tree: Tree::new(root),
+        made: HashSet::new(),
+    };
     let mut report = Report {
         done: Vec::new(),
         failed: plan.failures.clone(),
@@ -36,12 +40,12 @@ pub fn apply(root: &Path, plan: &Plan) -> Report {
     let done: Vec<_> = plan
         .actions
         .iter()
-        .map(|action| report.perform(&tree, action))
+        .map(|action| report.perform(&mut applier, action))
         .collect();
     report.trusted = Trusted::after(plan, &done);
     if report.trusted.bundle.is_none()
         && let Some((name, action)) = &plan.fallback
-        && report.perform(&tree, action)
+        && report.perform(&mut applier, action)
     {
         report.trusted.bundle = Some(name.clone());
     }
@@ -49,8 +53,8 @@ pub fn apply(root: &Path, plan: &Plan) -> Report {
 }
 
 impl Report {
-    fn perform(&mut self, tree: &Tree, action: &Action) -> bool {
-        match perform(tree, action) {
+    fn perform(&mut self, applier: &mut Applier, action: &Action) -> bool {
+        match applier.perform(action) {
             Ok(()) => {
                 self.done.push((action.purpose, action.path.clone()));
                 true
@@ -67,23 +71,50 @@ impl Report {
     }
 }
 
-fn perform(tree: &Tree, action: &Action) -> Result<(), Problem> {
-    let target = tree.outside(&action.path);
-    let (step, outcome) = match &action.change {
-        Change::Remove => ("remove it", remove(&target)),
-        Change::Write(content) => {
-            make_parents(tree, &action.path)?;
-            (
-                "write it",
-                replace(&target, |new| write(new, &target, content)),
-            )
+/// Where changes are made.
+struct Applier {
+    tree: Tree,
+    /// Directories that are known to be there. Most changes are in few of them.
+    made: HashSet<PathBuf>,
+}
+
+impl Applier {
+    fn perform(&mut self, action: &Action) -> Result<(), Problem> {
+        let target = self.tree.outside(&action.path);
+        let (step, outcome) = match &action.change {
+            Change::Remove => ("remove it", remove(&target)),
+            Change::Write(content) => {
+                self.make_parents(&action.path)?;
+                (
+                    "write it",
+                    replace(&target, |new| write(new, &target, content)),
+                )
+            }
+            Change::Link(to) => {
+                self.make_parents(&action.path)?;
+                ("link it", replace(&target, |new| symlink(to, new)))
+            }
+        };
+        outcome.map_err(|error| Problem::io(step, &error))
+    }
+
+    /// Makes the missing directories above a path, with mode 0755 whatever the process's mask is.
+    fn make_parents(&mut self, path: &Path) -> Result<(), Problem> {
+        let above = path.ancestors().skip(1);
+        let unknown: Vec<_> = above.take_while(|dir| !self.made.contains(*dir)).collect();
+        for directory in unknown.into_iter().rev() {
+            let outside = self.tree.outside(directory);
+            let made = match fs::symlink_metadata(&outside) {
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(&outside)
+                    .and_then(|()| fs::set_permissions(&outside, Permissions::from_mode(0o755))),
+                Err(error) => Err(error),
+            };
+            made.map_err(|error| Problem::io("make its directory", &error))?;
+            self.made.insert(directory.to_owned());
         }
-        Change::Link(to) => {
-            make_parents(tree, &action.path)?;
-            ("link it", replace(&target, |new| symlink(to, new)))
-        }
-    };
-    outcome.map_err(|error| Problem::io(step, &error))
+        Ok(())
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -94,14 +125,16 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Lets `make` put something beside `target` and moves it into its place. Leaves nothing behind if that fails.
-fn replace(target: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+fn replace(target: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
     let mut name = std::ffi::OsString::from(".msb-new-");
     name.push(target.file_name().unwrap_or_default());
     let new = target.with_file_name(name);
+    let mut made = make(&new);
     // A boot that was cut off may have left it.
-    remove(&new)?;
-    make(&new)
-        .and_then(|()| fs::rename(&new, target))
+    if matches!(&made, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
+        made = remove(&new).and_then(|()| make(&new));
+    }
+    made.and_then(|()| fs::rename(&new, target))
         .inspect_err(|_| {
             let _ = fs::remove_file(&new);
         })
@@ -124,20 +157,4 @@ fn write(new: &Path, old: &Path, content: &[u8]) -> io::Result<()> {
     // After the owner, because changing that takes set-user-ID away.
     let mode = old.map_or(0o644, |old| old.mode() & 0o7777);
     file.set_permissions(Permissions::from_mode(mode))
-}
-
-/// Makes the missing directories above a path, with mode 0755 whatever the process's mask is.
-fn make_parents(tree: &Tree, path: &Path) -> Result<(), Problem> {
-    let above: Vec<_> = path.ancestors().skip(1).collect();
-    for directory in above.into_iter().rev() {
-        let outside = tree.outside(directory);
-        let made = match fs::symlink_metadata(&outside) {
-            Ok(_) => continue,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(&outside),
-            Err(error) => Err(error),
-        };
-        made.and_then(|()| fs::set_permissions(&outside, Permissions::from_mode(0o755)))
-            .map_err(|error| Problem::io("make its directory", &error))?;
-    }
-    Ok(())
 }

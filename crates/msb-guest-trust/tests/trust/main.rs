@@ -11,6 +11,7 @@
 
 mod distributions;
 mod environment;
+mod many_roots;
 mod namespaces;
 mod odd_roots;
 mod subject_hash;
