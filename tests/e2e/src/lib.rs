@@ -13,4 +13,4 @@ pub use certificates::{certificates, is_signed_by};
 pub use guest::{Guest, Ran};
 pub use host::{Home, HostProcess};
 pub use origins::{API, OTHER, Origins, PINNED};
-pub use suite::on_guests;
+pub use suite::{on_guests, on_guests_within};

@@ -14,6 +14,14 @@ const LIMIT: Duration = Duration::from_secs(220);
 /// # Panics
 /// When `test` takes longer than 220 s.
 pub fn on_guests(test: impl Future<Output = ()>) {
+    on_guests_within(LIMIT, test);
+}
+
+/// As [`on_guests`], with another bound: for numbers that somebody asked for.
+///
+/// # Panics
+/// When `test` takes longer.
+pub fn on_guests_within(limit: Duration, test: impl Future<Output = ()>) {
     if let Some(reason) = missing() {
         eprintln!("skipped: {reason}");
         return;
@@ -23,8 +31,8 @@ pub fn on_guests(test: impl Future<Output = ()>) {
         .enable_all()
         .build()
         .expect("a runtime");
-    let outcome = runtime.block_on(async { tokio::time::timeout(LIMIT, test).await });
-    assert!(outcome.is_ok(), "not finished after {LIMIT:?}");
+    let outcome = runtime.block_on(async { tokio::time::timeout(limit, test).await });
+    assert!(outcome.is_ok(), "not finished after {limit:?}");
 }
 
 /// What a guest needs and is truly not there. Anything else that is wrong is for the test to fail at.

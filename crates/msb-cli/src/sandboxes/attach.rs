@@ -8,6 +8,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit_code;
+use crate::interrupt::Interrupts;
+use crate::report;
 
 /// The largest piece of standard input read at once, in bytes.
 const INPUT_CHUNK: usize = 64 * 1024;
@@ -44,7 +46,7 @@ pub(crate) struct Attach {
 pub(crate) async fn logs(args: Logs) -> Result<u8> {
     let sandboxes = Sandboxes::open_default()?;
     let mut logs = sandboxes.logs(&args.name, args.tail, args.follow).await?;
-    let mut interrupts = crate::interrupt::Interrupts::new().context("cannot watch for signals")?;
+    let mut interrupts = Interrupts::new().context("cannot watch for signals")?;
     tokio::select! {
         written = write(&mut logs) => written.map(|()| 0),
         code = interrupts.next() => Ok(code),
@@ -55,22 +57,18 @@ pub(crate) async fn logs(args: Logs) -> Result<u8> {
 async fn write(logs: &mut msb::Logs) -> Result<()> {
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     while let Some(entry) = logs.next().await? {
-        let written = match entry.stream {
-            LogStream::Stdout => {
-                let write = async {
-                    stdout.write_all(&entry.bytes).await?;
-                    stdout.flush().await
-                };
-                write.await
+        let write = async {
+            if entry.stream == LogStream::Stdout {
+                stdout.write_all(&entry.bytes).await?;
+                return stdout.flush().await;
             }
-            LogStream::Stderr => stderr.write_all(&entry.bytes).await,
-            LogStream::Msb => {
-                let mut line = b"msb: ".to_vec();
-                line.extend_from_slice(&entry.bytes);
-                stderr.write_all(&line).await
+            if entry.stream == LogStream::Msb {
+                stderr.write_all(b"msb: ").await?;
             }
+            stderr.write_all(&entry.bytes).await?;
+            stderr.flush().await
         };
-        written.context("cannot write the log")?;
+        write.await.context("cannot write the log")?;
     }
     Ok(())
 }
@@ -80,7 +78,11 @@ pub(crate) async fn attach(args: Attach) -> Result<u8> {
     let sandboxes = Sandboxes::open_default()?;
     let sandbox = sandboxes.connect(&args.name).await?;
     let mut logs = sandbox.logs(Some(0), true).await?;
-    if !args.no_stdin {
+    if args.no_stdin {
+        // Nothing is asked of it.
+    } else if !sandbox.inspect().await?.takes_input {
+        report::note("the command takes no input: `run -d -i` would have let it");
+    } else {
         // A read of a terminal cannot be cancelled: it is left behind.
         tokio::spawn(feed(sandbox.input()));
     }
@@ -122,7 +124,7 @@ async fn feed(mut input: Input) {
             Ok(len) => {
                 let bytes = Bytes::copy_from_slice(&buffer[..len]);
                 if let Err(error) = input.write(bytes).await {
-                    crate::report::note(&error.to_string());
+                    report::note(&error.to_string());
                     return;
                 }
             }

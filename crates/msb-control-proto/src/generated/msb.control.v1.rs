@@ -26,6 +26,9 @@ pub struct InspectResponse {
     /// The sandbox's own authority, as PEM; absent if nothing is intercepted.
     #[prost(string, optional, tag = "8")]
     pub ca_pem: ::core::option::Option<::prost::alloc::string::String>,
+    /// Whether the command reads what Input is given.
+    #[prost(bool, tag = "9")]
+    pub takes_input: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopRequest {

@@ -247,6 +247,7 @@ impl Control for Answers {
             command_pid: facts.command_pid,
             open_calls: u32::try_from(*self.0.agent.calls().follow().borrow()).unwrap_or(u32::MAX),
             ca_pem: facts.ca_pem.clone(),
+            takes_input: self.0.stdin.is_some(),
         }))
     }
 

@@ -63,6 +63,8 @@ pub struct Facts {
     pub paused: bool,
     /// The process id of its command in the guest, if it has one.
     pub command_pid: Option<u32>,
+    /// Whether its command reads what [`SandboxHandle::input`] is given.
+    pub takes_input: bool,
     /// How many programs run in it that were started from outside, the command included.
     pub programs: u32,
     /// Its published ports.
@@ -152,6 +154,7 @@ impl SandboxHandle {
             accelerator: answer.accelerator,
             paused: answer.paused,
             command_pid: answer.command_pid,
+            takes_input: answer.takes_input,
             programs: answer.open_calls,
             ca_certificate: answer.ca_pem,
         })

@@ -2,7 +2,10 @@
 
 mod bad_input;
 mod canary;
+mod crash;
+mod detached;
 mod images;
+mod lifecycle;
 mod run;
 mod signals;
 mod trust;
