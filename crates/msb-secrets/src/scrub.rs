@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use zeroize::Zeroizing;
 
 use crate::content::Style;
-use crate::engine::{Cursor, Engine, Escape, Found, Hay, Search, Stream};
+use crate::engine::{Cursor, Engine, Escape, Found, Hay, Key, Search, Stream};
 use crate::judge::{Note, NoteKind, Notes};
 use crate::request::FieldKind;
 use crate::set::{Entry, Inner};
@@ -26,22 +26,28 @@ pub(crate) struct Values {
 
 impl Values {
     pub(crate) fn new(secrets: &[Entry]) -> Self {
-        let mut needles: Vec<(Zeroizing<Vec<u8>>, usize)> = Vec::new();
+        let mut needles: Vec<(Key, usize)> = Vec::new();
         for (index, secret) in secrets.iter().enumerate() {
-            let Some(value) = secret.value.as_ref().map(|value| value.text()) else {
+            let Some(key) = secret.value.as_ref().map(|value| value.key()) else {
                 continue;
             };
+            let value = str::from_utf8(key).expect("values are made from text");
             if !secret.scrub || value.len() < SHORTEST_SCRUBBED {
                 continue;
             }
             for needle in spellings(value) {
-                if !needles.iter().any(|(other, _)| **other == *needle) {
+                let needle = if **needle == **key {
+                    key.clone()
+                } else {
+                    Key::from(needle)
+                };
+                if !needles.iter().any(|(other, _)| *other == needle) {
                     needles.push((needle, index));
                 }
             }
         }
         Self {
-            engine: Engine::for_values(needles.iter().map(|(needle, _)| needle.as_slice())),
+            engine: Engine::for_values(needles.iter().map(|(needle, _)| needle.clone())),
             secrets: needles.iter().map(|(_, secret)| *secret).collect(),
         }
     }

@@ -8,7 +8,7 @@ use msb_name::{Authority, HostPatternSet};
 use msb_policy::{HostScope, InjectGrant, InterceptedConnection, SecretId};
 
 use crate::builder::Scopes;
-use crate::engine::Engine;
+use crate::engine::{Engine, Key};
 use crate::judge::{Gate, Judge};
 use crate::scrub::Values;
 use crate::{
@@ -52,7 +52,7 @@ impl Default for SecretSet {
     fn default() -> Self {
         Self(Arc::new(Inner {
             secrets: Vec::new(),
-            engine: Arc::new(Engine::new([])),
+            engine: Arc::new(Engine::new(<[Key; 0]>::default())),
             values: Values::new(&[]),
         }))
     }

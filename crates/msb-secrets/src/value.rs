@@ -5,6 +5,8 @@ use std::fmt;
 use msb_policy::{InjectGrant, SecretId};
 use zeroize::Zeroizing;
 
+use crate::engine::Key;
+
 /// A real value. It is wiped when dropped, cannot be formatted, serialised, compared or cloned, and is read with
 /// [`expose`](Self::expose) only, which asks for the policy's grant.
 #[expect(
@@ -13,23 +15,27 @@ use zeroize::Zeroizing;
 )]
 pub struct SecretValue {
     id: SecretId,
-    text: Zeroizing<String>,
+    bytes: Key,
 }
 
 impl SecretValue {
-    pub(crate) fn new(id: SecretId, text: Zeroizing<String>) -> Self {
-        Self { id, text }
+    pub(crate) fn new(id: SecretId, mut text: Zeroizing<String>) -> Self {
+        let bytes = Zeroizing::new(std::mem::take(&mut *text).into_bytes());
+        Self {
+            id,
+            bytes: bytes.into(),
+        }
     }
 
     /// For this crate's own search for it, which shows it to nobody.
-    pub(crate) fn text(&self) -> &str {
-        &self.text
+    pub(crate) fn key(&self) -> &Key {
+        &self.bytes
     }
 
     /// The value's bytes, if the grant is for this secret.
     #[must_use]
     pub fn expose(&self, grant: &InjectGrant) -> Option<&[u8]> {
-        (grant.secret() == self.id).then_some(self.text.as_bytes())
+        (grant.secret() == self.id).then_some(&*self.bytes)
     }
 }
 

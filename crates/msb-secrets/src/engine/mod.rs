@@ -7,6 +7,7 @@ mod base64;
 mod escape;
 mod hay;
 mod json;
+mod key;
 mod prefilter;
 mod sampler;
 mod search;
@@ -15,6 +16,7 @@ mod stream;
 
 pub(crate) use hay::Hay;
 pub(crate) use json::Escape;
+pub(crate) use key::Key;
 pub(crate) use sampler::Cursor;
 pub(crate) use search::{Engine, Found, Search};
 pub(crate) use stream::Stream;

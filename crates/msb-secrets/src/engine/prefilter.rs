@@ -7,6 +7,7 @@ use aho_corasick::packed::{self, Searcher};
 
 use super::base64::{Aligned, characters};
 use super::escape::short_escape;
+use super::key::Key;
 use super::sampler::{Cursor, Sampler};
 
 /// Above this the packed searcher's buckets fill up and verification eats its gain.
@@ -29,7 +30,7 @@ impl Prefilter {
     ///
     /// With `wipe` it keeps nothing of them but what is wiped when it is dropped.
     pub(crate) fn new<'a>(
-        needles: impl Iterator<Item = &'a [u8]> + Clone,
+        needles: impl Iterator<Item = &'a Key> + Clone,
         aligned: impl Iterator<Item = &'a Aligned> + Clone,
         wipe: bool,
     ) -> Self {
@@ -39,7 +40,7 @@ impl Prefilter {
         let packed = if wipe {
             None
         } else {
-            packed(needles.clone(), aligned.clone())
+            packed(needles.clone().map(|needle| &**needle), aligned.clone())
         };
         packed.unwrap_or_else(|| Self::Sampled(Box::new(Sampler::new(needles, aligned))))
     }

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::base64::{Aligned, characters};
 use super::escape::{read_unit, short_escape};
 use super::hay::{Hay, Step};
+use super::key::Key;
 use super::sorted::Sorted;
 
 /// The bytes looked at in one place, unless a form is shorter.
@@ -55,9 +56,10 @@ const NOWHERE: usize = usize::MAX;
 
 impl Sampler {
     pub(crate) fn new<'a>(
-        needles: impl Iterator<Item = &'a [u8]> + Clone,
+        keys: impl Iterator<Item = &'a Key> + Clone,
         aligned: impl Iterator<Item = &'a Aligned> + Clone,
     ) -> Self {
+        let needles = keys.clone().map(|key| &**key);
         let lens = needles.clone().map(<[u8]>::len);
         let shortest = lens
             .chain(aligned.clone().map(|aligned| aligned.sextets.len()))
@@ -71,11 +73,7 @@ impl Sampler {
             mask: u32::MAX >> (8 * (GRAM - gram)),
             hashes: Box::new(Zeroizing::new([0; WORDS])),
             grams: Zeroizing::default(),
-            needles: Sorted::new(
-                needles
-                    .clone()
-                    .map(|needle| (Zeroizing::new(needle.into()), ())),
-            ),
+            needles: Sorted::new(keys.map(|key| (key.clone(), ()))),
             escapes: Escapes::new(needles.clone()),
             ambiguous: needles
                 .clone()

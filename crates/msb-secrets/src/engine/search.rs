@@ -8,6 +8,7 @@ use super::escape::{
 };
 use super::hay::{Hay, Peek, Step};
 use super::json::Escape;
+use super::key::Key;
 use super::prefilter::Prefilter;
 use super::sampler::Cursor;
 use super::sorted::{Sorted, Walk};
@@ -55,7 +56,7 @@ pub(crate) struct Engine {
 #[derive(Debug)]
 struct Needle {
     index: usize,
-    bytes: Zeroizing<Box<[u8]>>,
+    bytes: Key,
 }
 
 /// An answer for the needle of a rank; of several the lowest rank counts.
@@ -63,21 +64,21 @@ type Ranked<T> = Option<(usize, Step<T>)>;
 
 impl Engine {
     /// An engine for distinct, non-empty placeholders.
-    pub(crate) fn new<'a>(needles: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    pub(crate) fn new(needles: impl IntoIterator<Item: Into<Key>>) -> Self {
         Self::with_border(needles, Border::Token)
     }
 
     /// An engine for distinct, non-empty needles that are found inside words too, and wiped when it is dropped.
-    pub(crate) fn for_values<'a>(needles: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    pub(crate) fn for_values(needles: impl IntoIterator<Item: Into<Key>>) -> Self {
         Self::with_border(needles, Border::Anywhere)
     }
 
-    fn with_border<'a>(needles: impl IntoIterator<Item = &'a [u8]>, border: Border) -> Self {
+    fn with_border(needles: impl IntoIterator<Item: Into<Key>>, border: Border) -> Self {
         let needles = needles.into_iter().enumerate();
         let mut needles: Vec<_> = needles
             .map(|(index, bytes)| Needle {
                 index,
-                bytes: Zeroizing::new(bytes.into()),
+                bytes: bytes.into(),
             })
             .collect();
         needles.sort_by_key(|needle| std::cmp::Reverse(needle.bytes.len()));
@@ -95,11 +96,11 @@ impl Engine {
                 .filter(|(_, needle)| needle.bytes.len() >= SHORTEST);
             Sorted::new(long.map(|(rank, needle)| {
                 let aligned = Aligned::new(&needle.bytes, position, border);
-                (aligned.sextets.clone(), (rank, aligned))
+                (Key::from(&**aligned.sextets), (rank, aligned))
             }))
         });
         let prefilter = Prefilter::new(
-            needles.iter().map(|needle| &**needle.bytes),
+            needles.iter().map(|needle| &needle.bytes),
             aligned
                 .iter()
                 .flat_map(|sorted| sorted.rest(&sorted.walk()))

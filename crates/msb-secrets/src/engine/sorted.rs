@@ -1,11 +1,11 @@
 //! Keys in order, so that those that begin alike stand together: all of them are compared with the hay in one walk.
 
-use zeroize::Zeroizing;
+use super::key::Key;
 
 /// Distinct or equal keys with something attached, in the order of the keys.
 #[derive(Debug)]
 pub(crate) struct Sorted<T> {
-    keys: Vec<Zeroizing<Box<[u8]>>>,
+    keys: Vec<Key>,
     values: Vec<T>,
 }
 
@@ -24,7 +24,7 @@ impl Walk {
 }
 
 impl<T> Sorted<T> {
-    pub(crate) fn new(entries: impl IntoIterator<Item = (Zeroizing<Box<[u8]>>, T)>) -> Self {
+    pub(crate) fn new(entries: impl IntoIterator<Item = (Key, T)>) -> Self {
         let mut entries: Vec<_> = entries.into_iter().collect();
         entries.sort_by(|(a, _), (b, _)| a.cmp(b));
         let (keys, values) = entries.into_iter().unzip();
@@ -51,7 +51,7 @@ impl<T> Sorted<T> {
     /// Goes on with the keys whose next byte is `byte`.
     pub(crate) fn step(&self, walk: &mut Walk, byte: u8) {
         let keys = &self.keys[walk.low..walk.high];
-        let next = |key: &Zeroizing<Box<[u8]>>| key[walk.depth];
+        let next = |key: &Key| key[walk.depth];
         let (Some(first), Some(last)) = (keys.first(), keys.last()) else {
             return;
         };
@@ -90,7 +90,7 @@ mod tests {
     fn sorted(keys: &[&str]) -> Sorted<String> {
         Sorted::new(
             keys.iter()
-                .map(|key| (Zeroizing::new(key.as_bytes().into()), (*key).to_owned())),
+                .map(|key| (key.as_bytes().into(), (*key).to_owned())),
         )
     }
 

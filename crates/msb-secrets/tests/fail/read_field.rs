@@ -3,7 +3,7 @@
 use msb_secrets::SecretValue;
 
 fn read(value: &SecretValue) -> &str {
-    &value.text
+    &value.bytes
 }
 
 fn main() {
