@@ -26,6 +26,7 @@
 compile_error!("msb-vmm runs guests on Linux x86-64 hosts only");
 
 mod accelerator;
+mod confine;
 mod console;
 mod error;
 mod machine;
@@ -35,6 +36,7 @@ mod tsc;
 mod vm;
 
 pub use accelerator::{Accelerator, AcceleratorChoice, UnknownAccelerator, choose_accelerator};
+pub use confine::Gap;
 pub use console::Console;
 pub use error::Error;
 pub use machine::{Disk, Fds, Machine, NetworkDevice};

@@ -11,7 +11,8 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::sync::{oneshot, watch};
 
-use crate::{Console, Error};
+use crate::confine::{Confinement, give_up_privileges, network_gap};
+use crate::{Console, Error, Gap};
 
 /// A started child. It is killed when this is dropped.
 #[derive(Debug)]
@@ -19,6 +20,7 @@ pub(crate) struct Process {
     pid: u32,
     pidfd: OwnedFd,
     ended: watch::Receiver<Option<ExitStatus>>,
+    gaps: Vec<Gap>,
 }
 
 /// What the child says.
@@ -36,6 +38,7 @@ impl Process {
         program: &Path,
         args: Vec<OsString>,
         fds: Vec<(OwnedFd, i32)>,
+        confinement: Confinement,
         output: &Output,
     ) -> Result<Self, Error> {
         let mut command = Command::new(program);
@@ -61,12 +64,12 @@ impl Process {
                 what: "the machine's descriptors",
                 source: io::Error::other(error),
             })?;
-        die_with_parent(&mut command);
+        confine(&mut command);
         let (started, start) = oneshot::channel();
         let output = output.clone();
         std::thread::Builder::new()
             .name("msb-vmm".into())
-            .spawn(move || supervise(command, &output, started))
+            .spawn(move || supervise(command, &confinement, &output, started))
             .map_err(|source| Error::Host {
                 what: "a thread",
                 source,
@@ -87,6 +90,11 @@ impl Process {
 
     pub(crate) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// What of its confinement this host does not give.
+    pub(crate) fn gaps(&self) -> &[Gap] {
+        &self.gaps
     }
 
     /// Waits for the child's end. By then all it said is in its output.
@@ -116,11 +124,13 @@ impl Drop for Process {
     }
 }
 
-/// Asks the kernel to kill the child when the thread that started it ends, which is when this process does:
-/// [`supervise`] outlives its child.
-fn die_with_parent(command: &mut Command) {
+/// Lets the child give up its privileges, and asks the kernel to kill it when the thread that started it ends, which is when
+/// this process does: [`supervise`] outlives its child.
+fn confine(command: &mut Command) {
     let parent = rustix::process::getpid();
     let set_up = move || {
+        // First, for a change of credentials forgets the signal.
+        give_up_privileges()?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         if rustix::process::getppid() == Some(parent) {
             Ok(())
@@ -128,14 +138,20 @@ fn die_with_parent(command: &mut Command) {
             Err(io::Error::other("the parent has ended"))
         }
     };
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes two system calls
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes system calls
     // directly and allocates only in the case that this process is gone.
     unsafe { command.pre_exec(set_up) };
 }
 
 /// Starts the child, reads what it says, and waits for its end. The child has no children that could keep its
 /// output open: QEMU's sandbox denies them.
-fn supervise(mut command: Command, output: &Output, started: oneshot::Sender<io::Result<Process>>) {
+fn supervise(
+    mut command: Command,
+    confinement: &Confinement,
+    output: &Output,
+    started: oneshot::Sender<io::Result<Process>>,
+) {
+    let files = confinement.restrict_files();
     let (ended, receiver) = watch::channel(None);
     let mut child = match command.spawn() {
         Ok(child) => child,
@@ -149,6 +165,7 @@ fn supervise(mut command: Command, output: &Output, started: oneshot::Sender<io:
         pid: child.id(),
         pidfd,
         ended: receiver,
+        gaps: files.into_iter().chain(network_gap(child.id())).collect(),
     });
     if process.is_err() {
         let _ = child.kill();
@@ -182,9 +199,17 @@ mod tests {
         let output = Output::default();
         let args = vec!["-c".into(), script.into()];
         (
-            Process::spawn(Path::new("sh"), args, Vec::new(), &output).await,
+            Process::spawn(Path::new("sh"), args, Vec::new(), confinement(), &output).await,
             output,
         )
+    }
+
+    /// What a shell may reach that tells of itself.
+    fn confinement() -> Confinement {
+        Confinement {
+            read: vec!["/proc".into()],
+            write: Vec::new(),
+        }
     }
 
     #[tokio::test]
@@ -231,7 +256,8 @@ mod tests {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let output = Output::default();
         let args = vec!["-c".into(), "echo through >&7".into()];
-        let process = Process::spawn(Path::new("sh"), args, vec![(theirs.into(), 7)], &output)
+        let fds = vec![(theirs.into(), 7)];
+        let process = Process::spawn(Path::new("sh"), args, fds, confinement(), &output)
             .await
             .expect("started");
         process.wait().await;
@@ -244,7 +270,8 @@ mod tests {
     #[tokio::test]
     async fn a_missing_program_says_what_to_install() {
         let output = Output::default();
-        let error = Process::spawn(Path::new("no-such-qemu"), Vec::new(), Vec::new(), &output)
+        let qemu = Path::new("no-such-qemu");
+        let error = Process::spawn(qemu, Vec::new(), Vec::new(), confinement(), &output)
             .await
             .expect_err("nothing to run");
         assert!(matches!(error, Error::QemuMissing { .. }), "{error:?}");
@@ -253,5 +280,75 @@ mod tests {
                 .to_string()
                 .contains("apt-get install qemu-system-x86")
         );
+    }
+
+    #[tokio::test]
+    async fn the_child_has_no_privileges_and_no_network() {
+        let script =
+            "cat /proc/self/status; readlink /proc/self/ns/net; cat /proc/net/dev; ulimit -c";
+        let (process, output) = shell(script).await;
+        let process = process.expect("started");
+        process.wait().await;
+        let seen = output.console.tail(usize::MAX);
+        for line in [
+            "CapPrm:\t0000000000000000",
+            "CapEff:\t0000000000000000",
+            "NoNewPrivs:\t1",
+        ] {
+            assert!(seen.contains(line), "{line} in {seen}");
+        }
+        let ours = std::fs::read_link("/proc/self/ns/net").expect("our own");
+        let is_apart = !seen.contains(&*ours.to_string_lossy());
+        assert_eq!(is_apart, !process.gaps().contains(&Gap::Network), "{seen}");
+        if !is_apart {
+            eprintln!("skipped: this host gives no network namespace");
+        }
+        // Nothing but a loopback interface, which is down.
+        let interfaces = seen
+            .lines()
+            .filter(|line| line.contains(": ") && line.contains(" 0 "));
+        assert!(!is_apart || interfaces.count() <= 1, "{seen}");
+        assert_eq!(seen.lines().last(), Some("0"), "the size of core dumps");
+    }
+
+    #[tokio::test]
+    async fn the_child_opens_no_files_but_its_own() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, name).expect("written");
+            path
+        };
+        let (own, scratch, other) = (file("own"), file("scratch"), file("other"));
+        let script = format!(
+            "cat {own}; cat {scratch}; cat {other}; echo x > {own}; echo y > {scratch}; echo z > {dir}/new; ls {dir}; cat /etc/hostname; true",
+            own = own.display(),
+            scratch = scratch.display(),
+            other = other.display(),
+            dir = dir.path().display(),
+        );
+        let confinement = Confinement {
+            read: vec![own.clone()],
+            write: vec![scratch.clone()],
+        };
+        let output = Output::default();
+        let args = vec!["-c".into(), script.into()];
+        let process = Process::spawn(Path::new("sh"), args, Vec::new(), confinement, &output);
+        let process = process.await.expect("started");
+        process.wait().await;
+        if let Some(gap) = process
+            .gaps()
+            .iter()
+            .find(|gap| matches!(gap, Gap::Files(_)))
+        {
+            eprintln!("skipped: {gap}");
+            return;
+        }
+        assert_eq!(output.console.tail(usize::MAX), "ownscratch");
+        let read = |path| std::fs::read_to_string(path).expect("there");
+        assert_eq!((read(&own), read(&scratch)), ("own".into(), "y\n".into()));
+        assert!(!dir.path().join("new").exists());
+        // This thread is not restricted by what restricts its children.
+        assert_eq!(read(&other), "other");
     }
 }

@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
+use crate::confine::Confinement;
 use crate::process::{Output, Process};
-use crate::{Console, Error, Fds, Machine, Qmp, QmpError};
+use crate::{Console, Error, Fds, Gap, Machine, Qmp, QmpError};
 
 /// The oldest QEMU whose `microvm` and `-netdev socket` behave as this crate needs.
 const OLDEST_QEMU: (u64, u64) = (7, 2);
@@ -69,7 +70,9 @@ impl Vm {
             None
         };
         let output = Output::default();
-        let process = Process::spawn(&machine.qemu, machine.arguments(&FDS), fds, &output).await?;
+        let confinement = Confinement::of(machine);
+        let args = machine.arguments(&FDS);
+        let process = Process::spawn(&machine.qemu, args, fds, confinement, &output).await?;
         let greeting = tokio::time::timeout(GREETING_WAIT, Qmp::connect(qmp)).await;
         let qmp = match greeting {
             Ok(Ok(qmp)) => qmp,
@@ -104,6 +107,11 @@ impl Vm {
     /// QEMU's process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// What of QEMU's confinement this host does not give: in a sandbox whose guest is hostile, something to tell.
+    pub fn gaps(&self) -> &[Gap] {
+        self.process.gaps()
     }
 
     /// What the guest's console said.
@@ -183,7 +191,9 @@ async fn explain_refusal(qemu: &Path, output: &Output) -> Error {
 
 async fn installed_version(qemu: &Path) -> Option<((u64, u64), String)> {
     let output = Output::default();
-    let process = Process::spawn(qemu, vec!["--version".into()], Vec::new(), &output)
+    let args = vec!["--version".into()];
+    let confinement = Confinement::of_program(qemu);
+    let process = Process::spawn(qemu, args, Vec::new(), confinement, &output)
         .await
         .ok()?;
     process.wait().await;

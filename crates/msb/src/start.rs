@@ -63,6 +63,9 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
     };
     let (machine, accelerator) = describe_machine(&plan, &store, &guest, &root).await?;
     let (vm, channels) = Vm::start(&machine).await?;
+    for gap in vm.gaps() {
+        events.emit(&Event::Warning(gap.to_string()));
+    }
     let machine = Arc::new(Running {
         vm,
         end: terminated,

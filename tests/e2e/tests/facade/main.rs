@@ -1,5 +1,6 @@
 //! The crate `msb` on real guests. A boot takes seconds, so one guest serves every claim of its test.
 
+mod confinement;
 mod detached;
 mod exec;
 mod http_rules;
