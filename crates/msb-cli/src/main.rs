@@ -16,12 +16,18 @@ mod sandboxes;
 mod secrets;
 mod why;
 
+use std::alloc::System;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
+use zeroizing_alloc::ZeroAlloc;
 
 use crate::args::{Cli, Task};
+
+/// What is freed is overwritten: a value that was copied on its way, by whatever library, does not stay behind (SPEC S10).
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// Our own failures, as against the command's own exit status: what `env`, `timeout` and container tools use too.
 const OWN_FAILURE: u8 = 125;

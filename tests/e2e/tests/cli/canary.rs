@@ -48,6 +48,9 @@ fn the_value_of_a_secret_is_nowhere_it_should_not_be() {
         absent(&qemu.read("cmdline"), "QEMU's arguments");
         absent(&qemu.read("environ"), "QEMU's environment");
         scan_memory(&qemu);
+        // The variable that it was read from, and the value that is put in.
+        let copies = count_in_memory(&process(&child));
+        assert!(copies.is_none_or(|copies| copies <= 2), "{copies:?} copies");
 
         stdin.write_all(b"done\n").await.expect("written");
         let status = child.wait().await.expect("an end");
@@ -80,7 +83,7 @@ fn command(place: &Place, origins: &Origins) -> tokio::process::Command {
     ];
     let header = "-H \"Authorization: Bearer $API_KEY\"";
     let line = format!(
-        "curl -sS {}/v1 {header}; curl -s {}/v1?q=1 -d x {header}; \
+        "curl -sS '{}/v1?[1-100]' {header} > /tmp/said; sort -u /tmp/said; curl -s {}/v1?q=1 -d x {header}; \
          cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /proc/cmdline | tr '\\0' '\\n'; dmesg; echo; \
          echo {READY}; read word; true",
         origins.url(API),
@@ -127,12 +130,37 @@ fn absent(bytes: &[u8], place: &str) {
 
 /// Looks for the value in all of QEMU's memory, the guest's included, where the host lets a process look.
 fn scan_memory(qemu: &HostProcess) {
-    let Ok(memory) = File::open(format!("/proc/{}/mem", qemu.pid())) else {
-        eprintln!("skipped: this host does not let a process read another's memory");
-        return;
-    };
-    let maps = String::from_utf8(qemu.read("maps")).expect("ASCII");
     let mut placeholder = false;
+    let read = each_touched(qemu, |bytes| {
+        absent(bytes, "QEMU's memory");
+        placeholder |= String::from_utf8_lossy(bytes).contains("$MSB_API_KEY");
+    });
+    assert!(
+        !read || placeholder,
+        "what is scanned is not the guest's memory"
+    );
+}
+
+/// How often the value is in a process's memory, where the host lets a process look.
+fn count_in_memory(process: &HostProcess) -> Option<usize> {
+    let mut count = 0;
+    let read = each_touched(process, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        count += [VALUE, VALUE_BASE64]
+            .map(|form| text.matches(form).count())
+            .iter()
+            .sum::<usize>();
+    });
+    read.then_some(count)
+}
+
+/// Shows `look` all memory that the process may write and has touched; `false`: the host does not let us.
+fn each_touched(process: &HostProcess, mut look: impl FnMut(&[u8])) -> bool {
+    let Ok(memory) = File::open(format!("/proc/{}/mem", process.pid())) else {
+        eprintln!("skipped: this host does not let a process read another's memory");
+        return false;
+    };
+    let maps = String::from_utf8(process.read("maps")).expect("ASCII");
     for line in maps.lines().filter(|line| line.contains(" rw")) {
         let range = line
             .split(' ')
@@ -140,28 +168,24 @@ fn scan_memory(qemu: &HostProcess) {
             .and_then(|range| range.split_once('-'));
         let (from, to) = range.expect("a range");
         let parse = |text| u64::from_str_radix(text, 16).expect("hexadecimal");
-        placeholder |= scan_range(&memory, parse(from), parse(to));
+        each_touched_of(&memory, parse(from), parse(to), &mut look);
     }
-    assert!(placeholder, "what is scanned is not the guest's memory");
+    true
 }
 
-/// Returns whether a placeholder was seen.
-fn scan_range(memory: &File, mut at: u64, to: u64) -> bool {
+fn each_touched_of(memory: &File, mut at: u64, to: u64, look: &mut impl FnMut(&[u8])) {
     const PAGE: usize = 4096;
     let mut page = [0; PAGE];
     // Pages between two untouched ones: a value may lie across their borders.
     let mut touched = Vec::new();
-    let mut placeholder = false;
     while at < to && memory.read_exact_at(&mut page, at).is_ok() {
         at += PAGE as u64;
         if page != [0; PAGE] {
             touched.extend_from_slice(&page);
         }
         if page == [0; PAGE] || at >= to {
-            absent(&touched, "QEMU's memory");
-            placeholder |= String::from_utf8_lossy(&touched).contains("$MSB_API_KEY");
+            look(&touched);
             touched.clear();
         }
     }
-    placeholder
 }
