@@ -25,6 +25,13 @@ pub(crate) fn prepare() -> Result<(), Error> {
         path: "/modules/order",
         source,
     })?;
+    load_modules(&order)?;
+    timings::mark("modules loaded");
+    Ok(())
+}
+
+/// Loads modules of the initramfs by their names, one a line.
+fn load_modules(order: &str) -> Result<(), Error> {
     for name in order.lines().filter(|line| !line.is_empty()) {
         let load = |path: PathBuf| {
             let module = File::open(path)?;
@@ -39,7 +46,6 @@ pub(crate) fn prepare() -> Result<(), Error> {
             source,
         })?;
     }
-    timings::mark("modules loaded");
     Ok(())
 }
 
@@ -76,6 +82,10 @@ pub(crate) fn enter_root() -> Result<(), Error> {
     wait_for(|| Path::new(ROOT_DISK).exists().then_some(()))
         .ok_or(Error::NoRootDisk { device: ROOT_DISK })?;
     let fstype = root_fstype(&fs::read_to_string("/proc/cmdline").unwrap_or_default()).to_owned();
+    // Modules that only this file system needs; most need none.
+    if let Ok(order) = fs::read_to_string(format!("/modules/order.{fstype}")) {
+        load_modules(&order)?;
+    }
     mount(
         ROOT_DISK,
         "/lower",

@@ -27,6 +27,7 @@ pub(super) fn build(builder: &Builder, sources: &Sources) -> Result<()> {
             METAPACKAGE,
             &sources.ingredient(),
             &modules::WANTED.join(" "),
+            &modules::WANTED_BY_EXT4.join(" "),
         ],
     );
     let kernel = builder.current(&Artefact::Kernel, &recipe);

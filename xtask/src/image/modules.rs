@@ -24,28 +24,35 @@ pub(super) const WANTED: &[&str] = &[
     "overlay",
 ];
 
-/// `/modules/NN-name.ko` in load order, and `/modules/order` with their names, one a line.
+/// What the agent loads where the root disk has this file system, besides the others.
+pub(super) const WANTED_BY_EXT4: &[&str] = &["ext4"];
+
+/// `/modules/NN-name.ko` in load order, `/modules/order` with their names, one a line, and `/modules/order.FSTYPE` with
+/// those that only a root disk of that type needs.
 pub(super) fn archive(modules: &Path) -> Result<Vec<u8>> {
     let mut paths = BTreeMap::new();
     collect(&modules.join("kernel"), &mut paths)?;
     let mut loaded = Vec::new();
-    for name in WANTED {
-        load(name, &paths, &mut loaded)?;
-    }
     let mut archive = Archive::default();
     archive.directory("modules");
-    let mut order = String::new();
-    for (at, (name, contents)) in loaded.iter().enumerate() {
-        let file = format!("{at:02}-{name}.ko");
-        archive.file(
-            &format!("modules/{file}"),
-            0o644,
-            without_signature(contents),
-        );
-        order.push_str(&file);
-        order.push('\n');
+    for (order, wanted) in [("order", WANTED), ("order.ext4", WANTED_BY_EXT4)] {
+        let before = loaded.len();
+        for name in wanted {
+            load(name, &paths, &mut loaded)?;
+        }
+        let mut names = String::new();
+        for (at, (name, contents)) in loaded.iter().enumerate().skip(before) {
+            let file = format!("{at:02}-{name}.ko");
+            archive.file(
+                &format!("modules/{file}"),
+                0o644,
+                without_signature(contents),
+            );
+            names.push_str(&file);
+            names.push('\n');
+        }
+        archive.file(&format!("modules/{order}"), 0o644, names.as_bytes());
     }
-    archive.file("modules/order", 0o644, order.as_bytes());
     Ok(archive.finish())
 }
 
