@@ -16,6 +16,10 @@ const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// Pins kept by default. A busy guest uses some hundreds; each costs about 200 bytes.
 const DEFAULT_CAPACITY: usize = 4096;
 
+/// Names kept for one address: each flow to it is decided by all of them, and whoever runs a zone can point any number of
+/// names at one address.
+const NAMES_PER_ADDRESS: usize = 256;
+
 /// Proof that the sandbox's DNS gave `address` for `name`, and that the answer (plus grace) had not expired when asked.
 ///
 /// Only [`PinTable::confirm`] makes one.
@@ -43,7 +47,8 @@ impl Pin {
 ///
 /// Answers add up (rotation): each name keeps every address until that answer's own expiry plus 120 s of grace. A later
 /// answer for the same pair can lengthen its life but not shorten it. TTLs over a day count as a day. When the table is
-/// full, the pin that expires first makes room; that can only deny the guest a name it would have to resolve again.
+/// full, or an address has 256 names, the pin that expires first makes room; that can only deny the guest a name it would
+/// have to resolve again.
 #[derive(Debug)]
 pub struct PinTable {
     /// Same pairs as `by_expiry`; no inner map is empty.
@@ -84,8 +89,8 @@ impl PinTable {
                 return;
             }
             self.by_expiry.remove(&(known, address, name.clone()));
-        } else if self.by_expiry.len() == self.capacity {
-            self.remove_first();
+        } else {
+            self.make_room(address);
         }
         self.by_address
             .entry(address)
@@ -142,10 +147,28 @@ impl PinTable {
         }
     }
 
+    /// Makes room for one more name of `address`.
+    fn make_room(&mut self, address: IpAddr) {
+        if let Some(names) = self.by_address.get(&address)
+            && names.len() >= NAMES_PER_ADDRESS
+            && let Some((name, expiry)) =
+                names.iter().min_by_key(|(name, expiry)| (**expiry, *name))
+        {
+            self.remove((*expiry, address, name.clone()));
+        } else if self.by_expiry.len() == self.capacity {
+            self.remove_first();
+        }
+    }
+
     fn remove_first(&mut self) {
-        let Some((_, address, name)) = self.by_expiry.pop_first() else {
-            return;
-        };
+        if let Some(first) = self.by_expiry.first().cloned() {
+            self.remove(first);
+        }
+    }
+
+    fn remove(&mut self, pin: (Instant, IpAddr, HostName)) {
+        self.by_expiry.remove(&pin);
+        let (_, address, name) = pin;
         if let Some(names) = self.by_address.get_mut(&address) {
             names.remove(&name);
             if names.is_empty() {
@@ -267,6 +290,25 @@ mod tests {
             [name("n0.test"), name("n2.test")]
         );
         assert_eq!(pins.len(), 2);
+    }
+
+    #[test]
+    fn an_address_has_so_many_names_and_no_more() {
+        let mut pins = PinTable::default();
+        let (many, other) = (ip("1.1.1.1"), ip("1.1.1.2"));
+        pins.insert(name("other.test"), other, seconds(0), epoch());
+        for n in 0..1_000 {
+            let ttl = if n == 7 { 0 } else { 60 + n };
+            pins.insert(name(&format!("n{n}.test")), many, seconds(ttl), epoch());
+        }
+        assert_eq!(pins.names(other, epoch()), [name("other.test")]);
+        assert_eq!(pins.names(many, epoch()).len(), 256);
+        let is_kept = |n: u64| {
+            pins.confirm(&name(&format!("n{n}.test")), many, epoch())
+                .is_some()
+        };
+        let kept: Vec<_> = (0..1_000).filter(|n| is_kept(*n)).collect();
+        assert_eq!(kept, (744..1_000).collect::<Vec<_>>());
     }
 
     proptest! {
