@@ -17,8 +17,17 @@ const PIECE: usize = 4096;
 /// A TLS record of type handshake (RFC 8446 section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
-/// Whether a flow may go on that claims this name, or none. Called once, before anything of it is passed on.
-pub(crate) type Decide = Box<dyn FnOnce(Option<&HostName>) -> bool + Send>;
+/// Whether a flow may go on whose first bytes claim this. Called once, before anything of it is passed on.
+pub(crate) type Decide = Box<dyn FnOnce(Claimed<'_>) -> bool + Send>;
+
+/// What the first bytes of a flow claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claimed<'a> {
+    /// This name, or none.
+    Name(Option<&'a HostName>),
+    /// Two servers could read them in two ways.
+    Ambiguous,
+}
 
 /// See the module's description.
 pub(crate) struct Gated<S> {
@@ -31,20 +40,16 @@ enum Gate {
     Open(Vec<u8>),
     Closed {
         hello: Box<Hello>,
-        /// Whether the name decides, so that what cannot be read must not pass.
-        needs_name: bool,
         decide: Option<Decide>,
     },
     Refused,
 }
 
 impl<S> Gated<S> {
-    /// A stream whose name, read from its first bytes, is handed to `decide`. Where it `needs_name`, first bytes that two
-    /// servers could read in two ways are refused; else they claim none.
-    pub(crate) fn new(stream: S, needs_name: bool, decide: Decide) -> Self {
+    /// A stream whose name, read from its first bytes, is handed to `decide`.
+    pub(crate) fn new(stream: S, decide: Decide) -> Self {
         let gate = Gate::Closed {
             hello: Box::default(),
-            needs_name,
             decide: Some(decide),
         };
         Self { stream, gate }
@@ -100,14 +105,10 @@ impl<S: AsyncRead + Unpin> Gated<S> {
     /// Reads until the gate is open.
     fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let (hello, needs_name, decide) = match &mut self.gate {
+            let (hello, decide) = match &mut self.gate {
                 Gate::Open(_) => return Poll::Ready(Ok(())),
                 Gate::Refused => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                Gate::Closed {
-                    hello,
-                    needs_name,
-                    decide,
-                } => (hello, *needs_name, decide),
+                Gate::Closed { hello, decide } => (hello, decide),
             };
             let mut piece = [0; PIECE];
             let mut buffer = ReadBuf::new(&mut piece);
@@ -123,9 +124,9 @@ impl<S: AsyncRead + Unpin> Gated<S> {
                     *decide = again;
                     continue;
                 }
-                (First::Claims(name), Some(decide)) => decide(name.as_ref()),
-                (First::Malformed, Some(decide)) if !needs_name => decide(None),
-                (First::Malformed, _) | (_, None) => false,
+                (First::Claims(name), Some(decide)) => decide(Claimed::Name(name.as_ref())),
+                (First::Malformed, Some(decide)) => decide(Claimed::Ambiguous),
+                (_, None) => false,
             };
             self.gate = if may_pass {
                 Gate::Open(std::mem::take(&mut hello.raw))
@@ -209,29 +210,24 @@ mod tests {
         bytes
     }
 
-    /// What was asked, and what came through; `None`: a reset.
-    #[track_caller]
-    fn pass(pieces: &[&[u8]], allow: bool) -> (Vec<Option<String>>, Option<Vec<u8>>) {
-        pass_if(pieces, true, allow)
-    }
-
-    fn pass_if(
-        pieces: &[&[u8]],
-        needs_name: bool,
-        allow: bool,
-    ) -> (Vec<Option<String>>, Option<Vec<u8>>) {
+    /// What was asked, and what came through; `None`: a reset. `passes` is the answer for a name and for what is ambiguous.
+    fn pass(pieces: &[&[u8]], passes: [bool; 2]) -> (Vec<String>, Option<Vec<u8>>) {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let record = Arc::clone(&asked);
-        let decide: Decide = Box::new(move |name| {
-            let name = name.map(ToString::to_string);
-            record.lock().unwrap().push(name);
-            allow
+        let decide: Decide = Box::new(move |claimed| {
+            let (told, passes) = match claimed {
+                Claimed::Name(Some(name)) => (name.to_string(), passes[0]),
+                Claimed::Name(None) => ("none".to_owned(), passes[0]),
+                Claimed::Ambiguous => ("ambiguous".to_owned(), passes[1]),
+            };
+            record.lock().unwrap().push(told);
+            passes
         });
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.build().unwrap();
         let read = runtime.block_on(async {
             let (mut guest, stream) = tokio::io::duplex(1 << 20);
-            let mut gated = Gated::new(stream, needs_name, decide);
+            let mut gated = Gated::new(stream, decide);
             let feed = async {
                 for piece in pieces {
                     guest.write_all(piece).await.unwrap();
@@ -252,62 +248,46 @@ mod tests {
         let bytes = hello("a.test");
         for cut in 1..bytes.len() {
             let (first, rest) = bytes.split_at(cut);
-            let name = Some("a.test".to_owned());
             for (allow, expected) in [(true, Some([&bytes[..], b"more"].concat())), (false, None)] {
-                let got = pass(&[first, rest, b"more"], allow);
-                assert_eq!(got, (vec![name.clone()], expected), "cut at {cut}");
+                let got = pass(&[first, rest, b"more"], [allow, !allow]);
+                assert_eq!(got, (vec!["a.test".to_owned()], expected), "cut at {cut}");
             }
         }
     }
 
     #[test]
     fn what_is_no_tls_claims_nothing() {
+        let none = || vec!["none".to_owned()];
         for text in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"SSH-2.0-x\r\n", b""] {
-            let got = pass(&[text], true);
-            assert_eq!(got, (vec![None], Some(text.to_vec())));
+            let got = pass(&[text], [true, false]);
+            assert_eq!(got, (none(), Some(text.to_vec())));
         }
-        assert_eq!(pass(&[b"EHLO x\r\n"], false), (vec![None], None));
+        assert_eq!(pass(&[b"EHLO x\r\n"], [false, true]), (none(), None));
         let no_name = hello("192.0.2.1");
-        assert_eq!(pass(&[&no_name], true), (vec![None], Some(no_name.clone())));
+        let got = pass(&[&no_name], [true, false]);
+        assert_eq!(got, (none(), Some(no_name.clone())));
     }
 
-    /// Two servers could read it differently, so nobody is asked.
+    /// Two servers could read it differently; whether that matters is the policy's to say.
     #[test]
-    fn what_cannot_be_read_as_a_hello_is_refused() {
+    fn what_cannot_be_read_as_a_hello_is_told_as_such() {
         let whole = hello("a.test");
         let mut broken = whole.clone();
         broken[5] = 99;
         let endless = [&[22, 3, 1, 0x40, 0][..], &[1, 0, 0xff, 0xff], &[0; 0x3ffc]].concat();
         let cut = &whole[..whole.len() - 1];
         for bytes in [&broken[..], &endless.repeat(8), cut] {
-            assert_eq!(pass(&[bytes], true), (vec![], None));
+            let ambiguous = || vec!["ambiguous".to_owned()];
+            assert_eq!(pass(&[bytes], [true, false]), (ambiguous(), None));
+            let expected = Some(bytes.to_vec());
+            assert_eq!(pass(&[bytes], [false, true]), (ambiguous(), expected));
         }
-    }
-
-    /// There the name is only noted, for a policy that comes later.
-    #[test]
-    fn where_no_name_decides_everything_passes_and_names_are_told() {
-        let whole = hello("a.test");
-        let cut = &whole[..whole.len() - 1];
-        let mut broken = whole.clone();
-        broken[5] = 99;
-        let name = Some("a.test".to_owned());
-        for (bytes, claimed) in [
-            (&whole[..], name),
-            (cut, None),
-            (&broken, None),
-            (b"x", None),
-        ] {
-            let got = pass_if(&[bytes], false, true);
-            assert_eq!(got, (vec![claimed], Some(bytes.to_vec())));
-        }
-        assert_eq!(pass_if(&[b"x"], false, false), (vec![None], None));
     }
 
     #[tokio::test]
     async fn a_server_that_speaks_first_is_not_held_up() {
         let (mut guest, stream) = tokio::io::duplex(64);
-        let mut gated = Gated::new(stream, true, Box::new(|_| false));
+        let mut gated = Gated::new(stream, Box::new(|_| false));
         gated.write_all(b"220 hello\r\n").await.unwrap();
         let mut greeting = [0; 11];
         guest.read_exact(&mut greeting).await.unwrap();

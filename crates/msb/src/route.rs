@@ -10,7 +10,7 @@ use msb_tls_proxy::{Client, Connection, PlainConfig, Reset, TlsProxy, relay_plai
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::gate::{Decide, Gated};
+use crate::gate::{Claimed, Decide, Gated};
 use crate::socket::Socket;
 
 /// How long a connection is still served after the guest has reset it: enough for what came before the reset, such as
@@ -81,10 +81,13 @@ impl Router {
         let guest = flow.guest.reset_handle();
         let is_broken = flow.guest.reset_handle();
         let judge = flow.judge();
-        let decide: Decide = Box::new(move |claimed| judge.decide(claimed));
+        let decide: Decide = Box::new(move |claimed| match claimed {
+            Claimed::Name(name) => judge.decide(name),
+            Claimed::Ambiguous => judge.decide_ambiguous(),
+        });
         let connection = Connection {
             reset: Arc::new(GuestReset(flow.guest.reset_handle())),
-            guest: Gated::new(flow.guest, flow.needs_name, decide),
+            guest: Gated::new(flow.guest, decide),
             upstream: Socket::new(flow.upstream, move || is_broken.is_broken()),
             destination: flow.destination,
             pins: Arc::clone(&self.pins),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use msb_name::HostName;
-use msb_policy::{Decision, Protocol};
+use msb_policy::{Decision, Early, Protocol};
 use tokio::net::TcpStream;
 
 use crate::event::{Event, EventSink};
@@ -86,11 +86,7 @@ impl Judge {
     pub fn decide(&self, claimed: Option<&HostName>) -> bool {
         // First, so that a policy that comes in between finds it.
         self.flow.set_claim(claimed.cloned());
-        let flow = msb_policy::Flow::egress(Protocol::Tcp, self.destination)
-            .to_host(self.to_host)
-            .resolved(&self.names)
-            .configured(&self.configured)
-            .claimed(claimed);
+        let flow = self.asked_about().claimed(claimed);
         let Decision::Deny(denial) = self.policy.get().decide(&flow) else {
             return true;
         };
@@ -103,6 +99,25 @@ impl Judge {
         });
         self.reset.reset();
         false
+    }
+
+    /// Whether the flow may go on whose first bytes two servers could read in two ways, as different names. Where the server
+    /// name decides it may not, and the guest's connection is reset; else it counts as one that claims none.
+    #[must_use]
+    pub fn decide_ambiguous(&self) -> bool {
+        let early = self.policy.get().decide_early(&self.asked_about());
+        if matches!(early, Early::NeedsName) {
+            self.reset.reset();
+            return false;
+        }
+        self.decide(None)
+    }
+
+    fn asked_about(&self) -> msb_policy::Flow<'_> {
+        msb_policy::Flow::egress(Protocol::Tcp, self.destination)
+            .to_host(self.to_host)
+            .resolved(&self.names)
+            .configured(&self.configured)
     }
 }
 

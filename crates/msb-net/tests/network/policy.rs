@@ -181,3 +181,18 @@ async fn names_are_answered_by_the_policy_of_now() {
     assert_eq!(answer[3] & 15, 3, "NXDOMAIN");
     assert!(matches!(rig.event().await, Event::NameDenied { .. }));
 }
+
+/// What was no matter when the connection was opened may be one when it speaks.
+#[tokio::test]
+async fn what_can_be_read_in_two_ways_is_decided_by_the_policy_of_now() {
+    let port = echo_service().await;
+    for (rules_of_now, passes) in [(&["allow@host"][..], true), (&["allow@a.test"], false)] {
+        let mut rig = named(&["allow@host"], &["a.test"]);
+        let (_socket, flow) = open(&mut rig, port).await;
+        assert!(!flow.needs_name);
+        rig.network.replace_policy(rules(rules_of_now, "none"));
+        let reset = flow.guest.reset_handle();
+        assert_eq!(flow.judge().decide_ambiguous(), passes);
+        assert_eq!(reset.is_broken(), !passes);
+    }
+}
