@@ -10,7 +10,8 @@ use crate::engine::parse_size;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LimitArgs {
-    /// How many TCP connections may be open at once, and as many flows of UDP; more are refused. Default: 256.
+    /// How many TCP connections the guest may have open at once, as many flows of UDP, and as many of each with clients of
+    /// published ports; more are refused. Default: 256.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) max_connections: Option<u16>,
 

@@ -17,10 +17,10 @@ use crate::rate::Rates;
 pub const DEFAULT_MTU: u16 = 65_520;
 /// Smallest MTU that carries IPv6 (RFC 8200, 5).
 pub const MIN_MTU: u16 = 1_280;
-/// TCP connections a guest may have open at once unless [`Config::max_flows`] says otherwise.
+/// TCP connections a guest, and clients with it, may each have open at once unless [`Config::max_flows`] says otherwise.
 pub const DEFAULT_MAX_FLOWS: usize = 256;
 
-/// Flows of datagrams, echo requests among them, a guest may have at once unless [`Config::max_udp_flows`] says otherwise.
+/// Flows of datagrams, echo requests among them, a guest, and clients with it, may each have at once unless [`Config::max_udp_flows`] says otherwise.
 pub const DEFAULT_MAX_UDP_FLOWS: usize = 256;
 
 /// How long a query may wait for upstream unless [`Config::query_timeout`] says otherwise.
@@ -50,10 +50,12 @@ pub struct Config {
     pub pins: Arc<Mutex<PinTable>>,
     /// Takes the network's events. Called from the network's tasks: it must not block.
     pub events: EventSink,
-    /// TCP connections the guest may have at once; more are reset.
+    /// TCP connections the guest may have at once, and as many that clients may have with its published ports; more are
+    /// reset. Each takes some KiB, and up to 1 MiB where neither side reads what the other sends.
     pub max_flows: usize,
-    /// Flows of UDP the guest may have at once, each a pair of ends, and echo requests to other hosts among them. The first
-    /// datagrams of more are refused with an ICMP error. A flow ends two minutes after its last datagram.
+    /// Flows of UDP the guest may have at once, each a pair of ends, and echo requests to other hosts among them; and as many
+    /// of clients of its published ports. The first datagrams of more are refused with an ICMP error, or dropped if they are of
+    /// clients. A flow ends two minutes after its last datagram.
     pub max_udp_flows: usize,
     /// Ports that datagrams are refused to, with ICMP port unreachable: those on which TLS over TCP is intercepted, so that
     /// clients do not pass it by with QUIC (SPEC T8).

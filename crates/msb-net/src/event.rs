@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use msb_name::HostName;
-use msb_policy::{Cause, Protocol};
+use msb_policy::{Cause, Direction, Protocol};
 
 /// Takes events. It is called from the network's tasks and must not block.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
@@ -90,11 +90,13 @@ pub enum Event {
         /// The policy's reason.
         reason: String,
     },
-    /// The guest has as many flows as it may; new connections are reset, and datagrams of new flows refused with an ICMP
-    /// error. Once per burst.
+    /// As many flows are open as may be; new connections are reset, and datagrams of new flows refused with an ICMP error,
+    /// or dropped if they are of clients. Once per burst.
     FlowLimit {
         /// What has reached its limit: connections, or datagrams and echo requests together.
         protocol: Protocol,
+        /// Whose: the guest's own, or those of clients of published ports.
+        direction: Direction,
         /// The limit.
         max_flows: usize,
     },

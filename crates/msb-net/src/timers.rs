@@ -83,17 +83,16 @@ mod tests {
         let any = "[::]:1".parse().unwrap();
         (0..count)
             .map(|_| {
-                table.insert(
-                    Ends {
-                        source: any,
-                        destination: any,
-                    },
-                    |_| (),
-                )
+                let ends = Ends {
+                    source: any,
+                    destination: any,
+                };
+                table.insert(ends, Direction::Egress, ())
             })
             .collect()
     }
 
+    use msb_policy::Direction;
     #[test]
     fn a_deadline_that_keeps_moving_back_keeps_one_entry() {
         let (flow, mut timers, mut timer) = (flow_ids(1)[0], Timers::default(), Timer::default());

@@ -100,8 +100,8 @@ impl NetworkBuilder {
     }
 
     /// How many TCP connections the guest may have open at once, 1 to 65,535, and how many flows of UDP (a flow is a pair
-    /// of ends, and ends two minutes after its last datagram). More are refused, and those that are open not touched.
-    /// Default: 256 of each.
+    /// of ends, and ends two minutes after its last datagram); and as many of each with clients of published ports. More are
+    /// refused, and those that are open not touched. Default: 256 of each.
     pub fn max_connections(mut self, connections: u16) -> Self {
         self.limits.max_connections = Some(connections);
         self

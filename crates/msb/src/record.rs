@@ -1,6 +1,7 @@
 //! Events as JSON lines: one object each, in ASCII, without a secret's value and without a query. Pure: the time is
 //! passed in.
 
+mod network;
 mod tls;
 
 use std::fmt::Display;
@@ -59,7 +60,7 @@ impl Event {
     #[must_use]
     pub fn to_json(&self, time: SystemTime) -> String {
         let mut record = match self {
-            Self::Network(event) => network(event),
+            Self::Network(event) => network::record(event),
             Self::Tls(event) => tls::record(event),
             Self::Proxy(event) => proxy(event),
             Self::Warning(reason) => Record::new("warning").reason(reason),
@@ -97,14 +98,10 @@ impl Record {
     /// Where a flow goes; ICMP has no port.
     fn flow(mut self, protocol: Protocol, destination: &SocketAddr) -> Self {
         self = self.destination(destination);
-        self.protocol = Some(match protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Icmp => {
-                self.port = None;
-                "icmp"
-            }
-        });
+        self.protocol = Some(protocol_name(protocol));
+        if protocol == Protocol::Icmp {
+            self.port = None;
+        }
         self
     }
 
@@ -150,95 +147,6 @@ impl Record {
     }
 }
 
-fn network(event: &msb_net::Event) -> Record {
-    use msb_net::Event as Network;
-    match event {
-        Network::Connected {
-            protocol,
-            destination,
-            names,
-            cause,
-            ..
-        } => {
-            let record = Record::new("connected").flow(*protocol, destination);
-            let record = record.names(names);
-            match cause {
-                Some(cause) => record.rule(cause),
-                None => record,
-            }
-        }
-        Network::Denied {
-            protocol,
-            destination,
-            names,
-            cause,
-            reason,
-        } => Record::new("denied")
-            .flow(*protocol, destination)
-            .names(names)
-            .rule(cause)
-            .reason(reason),
-        Network::ConnectFailed {
-            protocol,
-            destination,
-            names,
-            reason,
-        } => Record::new("connect_failed")
-            .flow(*protocol, destination)
-            .names(names)
-            .reason(reason),
-        Network::DatagramRefused {
-            destination,
-            reason,
-        } => Record::new("datagram_refused")
-            .flow(Protocol::Udp, destination)
-            .reason(reason),
-        Network::ClientConnected {
-            protocol,
-            client,
-            guest_port,
-        } => Record::new("client_connected").client(*protocol, client, *guest_port),
-        Network::ClientRefused { client, guest_port } => Record::new("client_refused")
-            .client(Protocol::Tcp, client, *guest_port)
-            .reason("the guest takes no connection on this port"),
-        Network::ClientDenied {
-            protocol,
-            client,
-            guest_port,
-            cause,
-            reason,
-        } => Record::new("client_denied")
-            .client(*protocol, client, *guest_port)
-            .rule(cause)
-            .reason(reason),
-        Network::FlowLimit {
-            protocol,
-            max_flows,
-        } => Record {
-            protocol: Some(match protocol {
-                Protocol::Tcp => "tcp",
-                _ => "udp",
-            }),
-            ..Record::new("connection_limit")
-                .reason(format_args!("{max_flows} connections are open"))
-        },
-        Network::NameDenied {
-            name,
-            cause,
-            reason,
-        } => Record::new("name_denied")
-            .host(name)
-            .rule(cause)
-            .reason(reason),
-        Network::NameFailed { name, reason } => {
-            Record::new("name_failed").host(name).reason(reason)
-        }
-        Network::LinkClosed { reason } => Record::new("link_closed").reason(reason),
-        // A kind that is newer than this: better told without its fields than not at all.
-        _ => Record::new("network"),
-    }
-}
-
 fn proxy(event: &ProxyEvent) -> Record {
     match event {
         ProxyEvent::TunnelRefused {
@@ -274,6 +182,14 @@ fn proxy(event: &ProxyEvent) -> Record {
             Record::new("secrets_replaced").reason(format_args!("{count} secrets"))
         }
         ProxyEvent::AcceptFailed { reason } => Record::new("accept_failed").reason(reason),
+    }
+}
+
+fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Icmp => "icmp",
     }
 }
 
@@ -460,6 +376,14 @@ mod tests {
                 reason: "why",
             }),
             r#"{"type":"datagram_refused","address":"192.0.2.1","port":123,"protocol":"udp","reason":"why"}"#,
+        );
+        check(
+            Event::Network(msb_net::Event::FlowLimit {
+                protocol: Protocol::Udp,
+                direction: msb_policy::Direction::Ingress,
+                max_flows: 256,
+            }),
+            r#"{"type":"connection_limit","protocol":"udp","reason":"256 connections of clients are open"}"#,
         );
         check(
             Event::Terminated {

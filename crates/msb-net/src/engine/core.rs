@@ -54,7 +54,8 @@ pub(crate) struct Engine {
     pub(super) ready_flows: Vec<FlowId>,
     pub(super) actions: VecDeque<Action>,
     pub(super) queries: usize,
-    pub(super) limit_reported: bool,
+    /// Whether it was told that no more connections may be open, for each direction.
+    pub(super) limit_reported: [bool; 2],
     pub(super) seeds: RandomState,
 }
 
@@ -97,7 +98,7 @@ impl Engine {
             ready_flows: Vec::new(),
             actions: VecDeque::new(),
             queries: 0,
-            limit_reported: false,
+            limit_reported: [false; 2],
             seeds: RandomState::new(),
         }
     }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use msb_policy::{Decision, Denial, NetworkPolicy, Protocol};
+use msb_policy::{Decision, Denial, Direction, NetworkPolicy, Protocol};
 use smoltcp::time::Instant;
 
 use super::Engine;
@@ -71,12 +71,14 @@ impl Engine {
         published: SocketAddr,
         guest_port: u16,
     ) -> Option<FlowId> {
-        if !self.admits(now, Protocol::Tcp, client, guest_port) || !self.has_room(now) {
+        if !self.admits(now, Protocol::Tcp, client, guest_port)
+            || !self.has_room(now, Direction::Ingress)
+        {
             return None;
         }
         let guest = self.guest(published.ip(), guest_port);
         let ends = self.free(guest, |engine, ends| engine.flows.find(ends).is_none())?;
-        let id = self.flows.insert(ends, |_| Entry {
+        let entry = Entry {
             ends,
             client: Some(client),
             to_host: false,
@@ -84,7 +86,8 @@ impl Engine {
             timer: Timer::default(),
             queued: false,
             state: State::Held { syn: Vec::new() },
-        });
+        };
+        let id = self.flows.insert(ends, Direction::Ingress, entry);
         let mut tcp = FlowTcp::new(self.config.mtu, self.seeds.hash_one(id), now);
         tcp.connect(now, ends, self.link, &mut self.out);
         let flow = SharedFlow::new(id, tcp, Arc::clone(&self.ready), self.clock);
@@ -123,14 +126,17 @@ impl Engine {
         published: SocketAddr,
         guest_port: u16,
     ) -> Option<FlowId> {
-        if !self.admits(now, Protocol::Udp, client.address, guest_port) || !self.has_relay_room() {
+        if !self.admits(now, Protocol::Udp, client.address, guest_port)
+            || !self.has_relay_room(Direction::Ingress)
+        {
             return None;
         }
         let guest = self.guest(published.ip(), guest_port);
         let ends = self.free(guest, |engine, ends| {
-            engine.relays.flows.find(ends).is_none()
+            let is_refused = engine.refused(ends.destination.port()).is_some();
+            !is_refused && engine.relays.flows.find(ends).is_none()
         })?;
-        let id = self.relays.flows.insert(ends, |_| Relay {
+        let relay = Relay {
             ends,
             carries: Carries::Datagrams,
             client: Some(client),
@@ -138,7 +144,8 @@ impl Engine {
             names: Names::default(),
             quote: None,
             timer: Timer::default(),
-        });
+        };
+        let id = self.relays.flows.insert(ends, Direction::Ingress, relay);
         self.clients.flows.insert(client, id);
         Some(id)
     }

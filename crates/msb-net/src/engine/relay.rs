@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use msb_policy::{Decision, Protocol};
+use msb_policy::{Decision, Direction, Protocol};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet};
 
@@ -27,7 +27,8 @@ const ECHO_LIMIT: Duration = Duration::from_secs(60);
 pub(super) struct Relays {
     pub(super) flows: FlowTable<Relay>,
     pub(super) timers: Timers,
-    limit_reported: bool,
+    /// For each direction.
+    limit_reported: [bool; 2],
     /// Whether it was reported that the host has no socket for echo requests.
     echoes_reported: bool,
     /// Destinations that were reported as denied or refused.
@@ -62,7 +63,7 @@ impl Relays {
         Self {
             flows: FlowTable::new(),
             timers: Timers::default(),
-            limit_reported: false,
+            limit_reported: [false; 2],
             echoes_reported: false,
             reported: Recent::default(),
         }
@@ -227,17 +228,18 @@ impl Engine {
         self.actions.push_back(Action::Relay { id, payload });
     }
 
-    /// Whether one more flow may be open; that none may is told.
-    pub(super) fn has_relay_room(&mut self) -> bool {
+    /// Whether one more flow may be open of those that the guest, or clients, open; that none may is told.
+    pub(super) fn has_relay_room(&mut self, direction: Direction) -> bool {
         let max_flows = self.config.max_udp_flows;
-        let has_room = self.relays.flows.len() < max_flows;
-        if !has_room && !self.relays.limit_reported {
+        let has_room = self.relays.flows.count(direction).all < max_flows;
+        let reported = &mut self.relays.limit_reported[direction as usize];
+        if !std::mem::replace(reported, !has_room) && !has_room {
             self.emit(Event::FlowLimit {
                 protocol: Protocol::Udp,
+                direction,
                 max_flows,
             });
         }
-        self.relays.limit_reported = !has_room;
         has_room
     }
 
@@ -251,7 +253,7 @@ impl Engine {
         let protocol = carries.protocol();
         let prohibited = Unreachable::Prohibited;
         let from = self.config.addresses.gateway_like(ends.source.ip());
-        if !self.has_relay_room() {
+        if !self.has_relay_room(Direction::Egress) {
             reply::unreachable(&mut self.out, self.link, from, &quote, prohibited);
             return None;
         }
@@ -273,7 +275,7 @@ impl Engine {
             }
             Decision::Permit(permit) => names.cause = Some(permit.grounds().cause().clone()),
         }
-        let id = self.relays.flows.insert(ends, |_| Relay {
+        let relay = Relay {
             ends,
             carries,
             client: None,
@@ -281,7 +283,8 @@ impl Engine {
             names,
             quote: Some(quote),
             timer: Timer::default(),
-        });
+        };
+        let id = self.relays.flows.insert(ends, Direction::Egress, relay);
         self.actions.push_back(Action::OpenRelay {
             id,
             carries,

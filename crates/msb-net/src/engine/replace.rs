@@ -118,7 +118,8 @@ impl Engine {
         let Some(entry) = self.flows.get_mut(id) else {
             return;
         };
-        let (ends, client) = (entry.ends, entry.client);
+        // From now on it is nobody's, so that its end is told once.
+        let (ends, client) = (entry.ends, entry.client.take());
         let names = match &mut entry.state {
             State::Held { syn } => {
                 let syn = std::mem::take(syn);

@@ -4,7 +4,7 @@ use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use msb_policy::{Decision, Denial, Early, Protocol};
+use msb_policy::{Decision, Denial, Direction, Early, Protocol};
 use smoltcp::time::{Duration, Instant};
 
 use super::Engine;
@@ -128,28 +128,27 @@ impl Engine {
         }
     }
 
-    /// Whether one more connection may be open; that none may is told.
-    pub(super) fn has_room(&mut self, now: Instant) -> bool {
-        if self.is_at_limit() {
+    /// Whether one more connection may be open of those that the guest, or clients, open; that none may is told.
+    pub(super) fn has_room(&mut self, now: Instant, direction: Direction) -> bool {
+        if self.is_at_limit(direction) {
             self.sweep(now);
             // Streams may have been dropped since the last poll.
             self.poll(now);
         }
-        if self.is_at_limit() {
-            if !std::mem::replace(&mut self.limit_reported, true) {
-                self.emit(Event::FlowLimit {
-                    protocol: Protocol::Tcp,
-                    max_flows: self.config.max_flows,
-                });
-            }
-            return false;
+        let is_at_limit = self.is_at_limit(direction);
+        let reported = &mut self.limit_reported[direction as usize];
+        if !std::mem::replace(reported, is_at_limit) && is_at_limit {
+            self.emit(Event::FlowLimit {
+                protocol: Protocol::Tcp,
+                direction,
+                max_flows: self.config.max_flows,
+            });
         }
-        self.limit_reported = false;
-        true
+        !is_at_limit
     }
 
     fn open(&mut self, now: Instant, ends: Ends, segment: &Segment<'_>) {
-        if !self.has_room(now) {
+        if !self.has_room(now, Direction::Egress) {
             return reply::reset(&mut self.out, self.link, segment);
         }
         let to_host = self.config.addresses.is_gateway(ends.destination.ip());
@@ -193,13 +192,13 @@ impl Engine {
 
     /// A connection that is over while its stream lives on takes no place among the open ones, or a guest that
     /// opens and closes in turn would be refused for the host's slowness; but it has no more than as many again.
-    fn is_at_limit(&self) -> bool {
-        let max_flows = self.config.max_flows;
-        self.flows.connected() >= max_flows || self.flows.len() >= max_flows.saturating_mul(2)
+    fn is_at_limit(&self, direction: Direction) -> bool {
+        let (count, max_flows) = (self.flows.count(direction), self.config.max_flows);
+        count.connected >= max_flows || count.all >= max_flows.saturating_mul(2)
     }
 
     fn insert(&mut self, ends: Ends, to_host: bool, names: Names, syn: Vec<u8>) -> FlowId {
-        self.flows.insert(ends, |_| Entry {
+        let entry = Entry {
             ends,
             client: None,
             to_host,
@@ -207,7 +206,8 @@ impl Engine {
             timer: Timer::default(),
             queued: false,
             state: State::Held { syn },
-        })
+        };
+        self.flows.insert(ends, Direction::Egress, entry)
     }
 
     /// Accepts the guest's connection.

@@ -62,7 +62,8 @@ impl Engine {
         self.relay(now, outgoing);
     }
 
-    fn refused(&self, port: u16) -> Option<&'static str> {
+    /// Why datagrams of the guest to `port` are refused, if they are.
+    pub(super) fn refused(&self, port: u16) -> Option<&'static str> {
         if self.config.refused_udp_ports.contains(&port) {
             return Some(QUIC);
         }

@@ -13,7 +13,7 @@ use crate::action::Refusal;
 
 /// How long a connect may take in all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// When a silent server is asked for the first time: sooner than the five minutes after which many firewalls forget.
+/// When a silent peer is asked for the first time: sooner than the five minutes after which many firewalls forget.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 /// How often it is asked again, and how often in all.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -59,9 +59,9 @@ pub(super) async fn connect(
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Lets the kernel ask servers that say nothing whether they are still there, and keep the way to them open. Without it
-/// such a connection is as good, so a kernel that cannot is no fault.
-fn keep_alive(stream: &TcpStream) {
+/// Lets the kernel ask servers, or clients, that say nothing whether they are still there, and keep the way to them open.
+/// Without it such a connection is as good, so a kernel that cannot is no fault.
+pub(super) fn keep_alive(stream: &TcpStream) {
     let set = || {
         sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
         sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::connect;
 use super::flow::Flow;
-use super::ingress::{Ingress, carry};
+use super::ingress::Ingress;
+use super::join::join;
 use super::link::{Input, Link};
 use super::names::{NameService, SecureNames, SecureNamesSink, drive_names};
 use super::relay::Relays;
@@ -260,7 +261,8 @@ impl Driver {
                 Action::Welcome { id, stream } => match ingress.welcome(id) {
                     Some(client) => {
                         self.tasks.spawn(async move {
-                            carry(client, stream).await;
+                            // What breaks is told to both ends.
+                            let _ = join(stream, client).await;
                             Done::Served
                         });
                     }

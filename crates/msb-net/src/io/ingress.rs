@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use rustix::net::SendFlags;
 use smoltcp::time::Instant;
-use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::connect::keep_alive;
 use crate::engine::{Client, Engine};
 use crate::published::{OpenPort, PublishedPort};
-use crate::stream::FlowStream;
 use crate::table::FlowId;
 
 /// Clients and datagrams that wait for the network's loop; the kernel keeps more.
@@ -26,8 +25,6 @@ const BURST: usize = 16;
 const MAX_DATAGRAM_LEN: usize = 64 * 1024;
 /// How long nothing is accepted after the system refused to.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Read at once from either side of a connection.
-const CHUNK: usize = 64 * 1024;
 
 /// Something that came from outside.
 pub(super) enum Arrival {
@@ -176,6 +173,7 @@ async fn accept(listener: TcpListener, published: usize, sender: mpsc::Sender<Ar
             Ok((stream, client)) => {
                 // It fails only for a socket that is no longer connected.
                 let _ = stream.set_nodelay(true);
+                keep_alive(&stream);
                 place.send(Arrival::Connection {
                     published,
                     stream,
@@ -203,15 +201,6 @@ async fn receive(socket: Arc<UdpSocket>, published: usize, sender: mpsc::Sender<
                 payload: buffer[..len].to_vec(),
             });
         }
-    }
-}
-
-/// Carries a client's connection until both sides have closed it, or one has reset it: then the other is, too.
-pub(super) async fn carry(mut client: TcpStream, mut guest: FlowStream) {
-    let carried = copy_bidirectional_with_sizes(&mut client, &mut guest, CHUNK, CHUNK).await;
-    if carried.is_err() {
-        reset(&client);
-        guest.reset_handle().reset();
     }
 }
 

@@ -1,4 +1,4 @@
-//! A flow joined with its upstream: octets go from one's buffers into the other's, with none between.
+//! The guest's connection joined with the host's: octets go from one's buffers into the other's, with none between.
 
 use std::future::poll_fn;
 use std::io;
@@ -27,44 +27,48 @@ impl Flow {
     /// When one of the two breaks; the other is reset then, so that its end learns the same. What the guest sent before it
     /// reset the connection is delivered if that takes no longer than 2 s.
     pub async fn relay(self) -> io::Result<()> {
-        let reset = self.guest.reset_handle();
-        let (mut guest, mut upstream) = (self.guest, self.upstream);
-        let (mut from_guest, mut from_upstream) = (Way::Open, Way::Open);
-        let join = poll_fn(|context| {
-            let ways = [
-                from_guest.poll(context, |context| {
-                    poll_from_guest(&mut guest, &mut upstream, context)
-                }),
-                from_upstream.poll(context, |context| {
-                    poll_from_upstream(&mut guest, &upstream, context)
-                }),
-            ];
-            let mut all = Poll::Ready(Ok(()));
-            for way in ways {
-                match way {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => all = Poll::Pending,
-                }
-            }
-            all
-        });
-        let over = async {
-            reset.broken().await;
-            tokio::time::sleep(AFTER_RESET).await;
-        };
-        let joined = tokio::select! {
-            joined = join => joined,
-            // Nobody looks at the guest while the server takes no data.
-            () = over => Err(io::ErrorKind::ConnectionReset.into()),
-        };
-        if joined.is_err() {
-            reset.reset();
-            // Without effect on a socket that is broken itself.
-            let _ = upstream.set_zero_linger();
-        }
-        joined
+        join(self.guest, self.upstream).await
     }
+}
+
+/// As [`Flow::relay`] says.
+pub(super) async fn join(mut guest: FlowStream, mut upstream: TcpStream) -> io::Result<()> {
+    let reset = guest.reset_handle();
+    let (mut from_guest, mut from_upstream) = (Way::Open, Way::Open);
+    let join = poll_fn(|context| {
+        let ways = [
+            from_guest.poll(context, |context| {
+                poll_from_guest(&mut guest, &mut upstream, context)
+            }),
+            from_upstream.poll(context, |context| {
+                poll_from_upstream(&mut guest, &upstream, context)
+            }),
+        ];
+        let mut all = Poll::Ready(Ok(()));
+        for way in ways {
+            match way {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => all = Poll::Pending,
+            }
+        }
+        all
+    });
+    let over = async {
+        reset.broken().await;
+        tokio::time::sleep(AFTER_RESET).await;
+    };
+    let joined = tokio::select! {
+        joined = join => joined,
+        // Nobody looks at the guest while the other side takes no data.
+        () = over => Err(io::ErrorKind::ConnectionReset.into()),
+    };
+    if joined.is_err() {
+        reset.reset();
+        // Without effect on a socket that is broken itself.
+        let _ = upstream.set_zero_linger();
+    }
+    joined
 }
 
 /// One direction.

@@ -402,6 +402,15 @@ impl GuestTcp {
         Ok(all)
     }
 
+    /// Octets that were written and that nobody has acknowledged.
+    pub(crate) fn unsent(&self) -> usize {
+        let machine = self.guest.machine();
+        machine
+            .sockets
+            .get::<tcp::Socket<'_>>(self.handle)
+            .send_queue()
+    }
+
     /// Closes the guest's half.
     pub(crate) fn close(&self) {
         self.guest

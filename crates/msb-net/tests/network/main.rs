@@ -11,6 +11,7 @@ mod dns;
 mod guest;
 mod join;
 mod link;
+mod outsiders;
 mod policy;
 mod published;
 mod rig;

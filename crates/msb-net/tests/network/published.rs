@@ -197,28 +197,6 @@ async fn a_new_policy_ends_what_it_does_not_let_in() {
 }
 
 #[tokio::test]
-async fn clients_take_places_among_the_guests_connections() {
-    let port = bind(Protocol::Tcp, "127.0.0.1");
-    let mut rig = Rig::with("public", |config| {
-        config.published = vec![Arc::clone(&port)];
-        config.max_flows = 1;
-    });
-    let listening = rig.guest.listen(GUEST_PORT);
-    let first = TcpStream::connect(port.address()).await.unwrap();
-    listening.opened().await;
-    rig.event().await;
-    let mut second = TcpStream::connect(port.address()).await.unwrap();
-    let error = soon(second.read(&mut [0])).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    let limit = Event::FlowLimit {
-        protocol: Protocol::Tcp,
-        max_flows: 1,
-    };
-    assert_eq!(rig.event().await, limit);
-    drop(first);
-}
-
-#[tokio::test]
 async fn datagrams_of_each_client_are_answered_to_that_client() {
     for host in ["127.0.0.1", "::1"] {
         let (rig, address) = published(&bind(Protocol::Udp, host), &[]);

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use msb_net::Event;
-use msb_policy::Protocol;
+use msb_policy::{Direction, Protocol};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
@@ -287,6 +287,7 @@ async fn flows_over_the_limit_are_refused_and_the_old_ones_go_on() {
             event,
             Event::FlowLimit {
                 protocol: Protocol::Udp,
+                direction: Direction::Egress,
                 max_flows: 3
             }
         )
