@@ -191,8 +191,11 @@ impl Responder {
         }
     }
 
-    /// The response to `question`, given what upstream said.
+    /// The response to `question`, given what upstream said, by the policy of now.
     pub(crate) fn answer(&self, question: &Question, upstream: Upstream) -> Answer {
+        if let Err(denial) = self.decide(&question.query) {
+            return deny(question, denial);
+        }
         let name = host_name(&question.query);
         let policy = self.policy.get();
         let (mut kept, mut pins, mut denied) = (Vec::new(), Vec::new(), None);

@@ -328,6 +328,10 @@ impl Driver {
         }
     }
 
+                    if let Some(answer) = self.upstreams.known(&question) {
+                        self.engine.handle_resolved(asker, &answer);
+                        continue;
+                    }
     fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Connect(id, Ok(upstream))) => {

@@ -17,7 +17,7 @@ use crate::rig::{GATEWAY_V4, GATEWAY_V6, Rig, echo_service, gateway, ip, rules};
 const ELSEWHERE: &str = "9.9.9.9:53";
 
 /// An upstream name server on the host's loopback; counts the queries it got.
-async fn upstream(
+pub(crate) async fn upstream(
     records: fn(&str, RecordType) -> Option<Vec<RData>>,
 ) -> (SocketAddr, Arc<AtomicUsize>) {
     let (udp, tcp) = loop {
@@ -68,7 +68,10 @@ async fn silent_server() -> UdpSocket {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap()
 }
 
-fn upstream_answer(query: &[u8], records: fn(&str, RecordType) -> Option<Vec<RData>>) -> Message {
+pub(crate) fn upstream_answer(
+    query: &[u8],
+    records: fn(&str, RecordType) -> Option<Vec<RData>>,
+) -> Message {
     let query = Message::from_vec(query).unwrap();
     let question = query.queries[0].clone();
     let mut response = Message::response(query.metadata.id, OpCode::Query);
@@ -105,14 +108,14 @@ fn zone(name: &str, kind: RecordType) -> Option<Vec<RData>> {
     })
 }
 
-fn query(name: &str, kind: RecordType) -> Message {
+pub(crate) fn query(name: &str, kind: RecordType) -> Message {
     let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
     message
 }
 
-async fn ask(rig: &Rig, server: &str, message: &Message) -> Message {
+pub(crate) async fn ask(rig: &Rig, server: &str, message: &Message) -> Message {
     let bytes = rig
         .guest
         .ask(server.parse().unwrap(), &message.to_vec().unwrap())
