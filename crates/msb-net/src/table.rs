@@ -108,6 +108,10 @@ impl<F> FlowTable<F> {
     pub(crate) fn values(&self) -> impl Iterator<Item = &F> {
         self.flows.values().map(|(_, flow)| flow)
     }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (FlowId, &mut F)> {
+        self.flows.iter_mut().map(|(id, (_, flow))| (*id, flow))
+    }
 }
 
 #[cfg(test)]

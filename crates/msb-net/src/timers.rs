@@ -1,5 +1,6 @@
-//! When which flow next needs attention. A flow has at most a few entries: one is added only when
-//! its deadline moves forward, and a deadline that moved back is found out when the entry is due.
+//! When which flow next needs attention. An entry is added only when a deadline moves forward, and a deadline that moved
+//! back is found out when the entry is due. What that leaves behind, and what flows leave that are gone, is cleared away
+//! before it is many times what is needed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,6 +8,9 @@ use std::collections::BinaryHeap;
 use smoltcp::time::Instant;
 
 use crate::table::FlowId;
+
+/// Entries that may be there besides four for each flow.
+const SPARE: usize = 64;
 
 /// Deadlines of all flows.
 #[derive(Debug, Default)]
@@ -48,9 +52,26 @@ impl Timers {
         self.heap.pop().map(|Reverse((_, flow))| flow)
     }
 
+    /// Whether there are many more entries than so many flows need: then call [`rebuild`](Self::rebuild), which costs no
+    /// more than adding the entries did.
+    pub(crate) fn is_crowded(&self, flows: usize) -> bool {
+        self.heap.len() > SPARE + 4 * flows
+    }
+
+    /// Leaves one entry for each of `flows`, which are all there are.
+    pub(crate) fn rebuild<'a>(&mut self, flows: impl Iterator<Item = (FlowId, &'a mut Timer)>) {
+        self.heap.clear();
+        for (flow, timer) in flows {
+            timer.queued = timer.deadline;
+            self.heap
+                .extend(timer.deadline.map(|at| Reverse((at, flow))));
+        }
+        self.heap.shrink_to(SPARE);
+    }
+
     /// Entries in the heap.
     #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.heap.len()
     }
 }
@@ -73,6 +94,7 @@ impl Timer {
 
 #[cfg(test)]
 mod tests {
+    use msb_policy::Direction;
     use proptest::prelude::*;
 
     use super::*;
@@ -92,7 +114,6 @@ mod tests {
             .collect()
     }
 
-    use msb_policy::Direction;
     #[test]
     fn a_deadline_that_keeps_moving_back_keeps_one_entry() {
         let (flow, mut timers, mut timer) = (flow_ids(1)[0], Timers::default(), Timer::default());
@@ -102,15 +123,40 @@ mod tests {
         assert_eq!(timers.len(), 1);
     }
 
+    /// As a connection has it whose segments are acknowledged, again and again, before its keep-alive is due.
+    #[test]
+    fn deadlines_that_come_and_go_leave_few_entries() {
+        let (flow, mut timers, mut timer) = (flow_ids(1)[0], Timers::default(), Timer::default());
+        for millis in 1..10_000 {
+            let at = |after: i64| Some(Instant::from_millis(millis + after));
+            timers.set(flow, &mut timer, at(1));
+            timers.set(flow, &mut timer, at(75_000));
+            while timers.expired(at(1).unwrap()).is_some() {
+                timer.fire(&mut timers, flow, at(1).unwrap());
+            }
+            if timers.is_crowded(1) {
+                timers.rebuild(std::iter::once((flow, &mut timer)));
+            }
+            assert!(timers.len() <= 1 + 4 + SPARE);
+        }
+        let due = Instant::from_millis(9_999 + 75_000);
+        while timers.expired(due).is_some() {}
+        assert!(timer.fire(&mut timers, flow, due));
+    }
+
     proptest! {
         #[test]
         fn flows_fire_when_their_last_deadline_has_passed(
             sets in proptest::collection::vec((0_usize..4, proptest::option::of(1_i64..100)), 0..60),
+            rebuilt_at in 0_usize..60,
         ) {
             let flows = flow_ids(4);
             let (mut timers, mut states) = (Timers::default(), [Timer::default(); 4]);
             let mut wanted = [None; 4];
-            for (index, millis) in sets {
+            for (at, (index, millis)) in sets.into_iter().enumerate() {
+                if at == rebuilt_at {
+                    timers.rebuild(flows.iter().copied().zip(&mut states));
+                }
                 let deadline = millis.map(Instant::from_millis);
                 timers.set(flows[index], &mut states[index], deadline);
                 wanted[index] = deadline;

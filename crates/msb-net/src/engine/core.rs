@@ -216,6 +216,7 @@ impl Engine {
         }
         while self.out.has_room()
             && let Some(id) = self.work.pop_front()
+        self.clear_timers();
         {
             self.poll_flow(now, id);
         }
@@ -226,6 +227,19 @@ impl Engine {
         self.pace(now);
         if !self.work.is_empty() && self.out.has_room() {
             return Some(now);
+    fn clear_timers(&mut self) {
+        if self.timers.is_crowded(self.flows.len()) {
+            let flows = self.flows.iter_mut();
+            self.timers
+                .rebuild(flows.map(|(id, entry)| (id, &mut entry.timer)));
+        }
+        let Relays { flows, timers, .. } = &mut self.relays;
+        if timers.is_crowded(flows.len()) {
+            let flows = flows.iter_mut();
+            timers.rebuild(flows.map(|(id, relay)| (id, &mut relay.timer)));
+        }
+    }
+
         }
         let deadlines = [
             self.timers.next(),

@@ -7,7 +7,7 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::EthernetAddress;
 
 use super::Engine;
-use crate::action::Action;
+use crate::action::{Action, Refusal};
 use crate::config::Config;
 use crate::event::Event;
 use crate::frame::{FrameReader, FrameWriter};
@@ -142,4 +142,24 @@ fn a_place_that_has_become_free_is_given_to_the_next_flow() {
         bench.pass(121);
         bench.actions();
     }
+}
+
+/// Nothing is cheaper to provoke: a datagram to where the host has no route.
+#[test]
+fn flows_that_fail_at_once_leave_nothing_behind() {
+    let mut bench = Bench::new("public", |_| {});
+    for port in 1..=10_000 {
+        let source = format!("192.0.0.2:{port}");
+        bench.send(&source, "8.8.8.8:123", b"time?", 65_520);
+        for action in bench.actions() {
+            if let Action::OpenRelay { id, .. } = action {
+                let engine = &mut bench.engine;
+                engine.handle_relay_failed(bench.now, id, Refusal::Unreachable, "no route");
+            }
+        }
+        frames(bench.engine.out());
+        bench.pass(0);
+    }
+    let left = bench.engine.relays.timers.len();
+    assert!(left < 100, "{left}");
 }
