@@ -43,9 +43,9 @@
 //! is answered. [`Network::counters`] tells what was dropped and why.
 //!
 //! [`Config::egress`] and [`Config::ingress`] are token buckets over whole frames: what is over them waits, by the link not being
-//! read, or by flows not being served; a frame may be ahead of its time, and is waited for after it. At
-//! [`Config::max_flows`] new connections are reset, but for those that carried nothing for two hours and four minutes,
-//! which make place.
+//! read, or by flows not being served; a frame may be ahead of its time, and is waited for after it. Connections, datagrams and
+//! clients of published ports come in turn where there is too little for all. At [`Config::max_flows`] new connections are
+//! reset, but for those that carried nothing for two hours and four minutes, which make place.
 //!
 //! TCP segments and IP checksums are always verified; there are no offloads.
 

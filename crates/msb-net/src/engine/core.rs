@@ -152,8 +152,13 @@ impl Engine {
         }
     }
 
+    /// Whether flows wait for their turn, for which there was no room.
+    pub(crate) fn has_waiting_flows(&self) -> bool {
+        !self.work.is_empty()
+    }
+
     /// Counts what was sent to the guest, and says how much more may be.
-    fn pace(&mut self, now: Instant) {
+    pub(crate) fn pace(&mut self, now: Instant) {
         let (octets, frames) = self.out.appended();
         self.ingress.take(octets, frames);
         self.out.allow(self.ingress.available(now));
@@ -222,11 +227,6 @@ impl Engine {
         }
     }
 
-    /// When to call [`poll`](Self::poll) next if nothing else happens; in the past: at once.
-    pub(crate) fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
-        self.pace(now);
-        if !self.work.is_empty() && self.out.has_room() {
-            return Some(now);
     fn clear_timers(&mut self) {
         if self.timers.is_crowded(self.flows.len()) {
             let flows = self.flows.iter_mut();
@@ -240,6 +240,11 @@ impl Engine {
         }
     }
 
+    /// When to call [`poll`](Self::poll) next if nothing else happens; in the past: at once.
+    pub(crate) fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
+        self.pace(now);
+        if !self.work.is_empty() && self.out.has_room() {
+            return Some(now);
         }
         let deadlines = [
             self.timers.next(),

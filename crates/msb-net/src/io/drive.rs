@@ -171,12 +171,19 @@ impl Driver {
         let timer = tokio::time::sleep(FAR);
         tokio::pin!(timer);
         loop {
+        // Who has taken all the room there was, so that the others come first the next time.
+        let mut flows_were_first = false;
             tokio::task::coop::consume_budget().await;
             let Some(has_read) = self.read()? else {
                 return Ok(());
             };
             let now = self.clock.now();
             self.relays.receive_all(&mut self.engine, now);
+            self.engine.pace(now);
+            flows_were_first = self.engine.has_waiting_flows() && !flows_were_first;
+            if flows_were_first {
+                self.engine.poll(now);
+            }
             ingress.admit_some(&mut self.engine, now);
             self.engine.poll(now);
             self.link.write(self.engine.out())?;

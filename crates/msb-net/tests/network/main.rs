@@ -11,6 +11,7 @@ mod dns;
 mod guest;
 mod join;
 mod link;
+mod load;
 mod lookups;
 mod outsiders;
 mod policy;
