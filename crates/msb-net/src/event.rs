@@ -2,10 +2,15 @@
 //! packets only as parsed names and addresses, never as raw bytes.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::num::NonZeroU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use msb_name::HostName;
 use msb_policy::{Cause, Direction, Protocol};
+use smoltcp::time::{Duration, Instant};
+
+use crate::rate::{Bucket, Rate};
+use crate::stream::Clock;
 
 /// Takes events. It is called from the network's tasks and must not block.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
@@ -117,9 +122,85 @@ pub enum Event {
         /// The resolver's error.
         reason: String,
     },
+    /// There were so many refusals and failures that not all were told: a guest, or an outsider, can make as many as it
+    /// likes. Told with the next event of another kind, or once a second.
+    Omitted {
+        /// How many were left out.
+        count: u64,
+    },
     /// The link to the guest ended, and the network with it.
     LinkClosed {
         /// End of file, or the operating system's error.
         reason: String,
     },
+}
+
+/// Refusals and failures that are told: a hundred a second, and a thousand at once.
+const REFUSALS: Rate = Rate {
+    per_second: NonZeroU64::new(100).expect("not 0"),
+    burst: NonZeroU64::new(1_000).expect("not 0"),
+};
+
+impl Event {
+    /// Whether it costs whoever provokes it nothing but a packet or two, so that there may be any number.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Denied { .. }
+            | Self::ConnectFailed { .. }
+            | Self::DatagramRefused { .. }
+            | Self::ClientRefused { .. }
+            | Self::ClientDenied { .. }
+            | Self::FlowLimit { .. }
+            | Self::NameDenied { .. }
+            | Self::NameFailed { .. } => true,
+            Self::Connected { .. }
+            | Self::ClientConnected { .. }
+            | Self::Omitted { .. }
+            | Self::LinkClosed { .. } => false,
+        }
+    }
+}
+
+/// How often it is told during a flood of refusals how many were left out.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A sink that hands on all events but refusals beyond [`REFUSALS`], which it counts: neither disks nor whoever reads of
+/// them can be filled up, and nothing that matters is lost among them.
+pub(crate) fn bounded(sink: EventSink, clock: Clock) -> EventSink {
+    let start = clock.now();
+    let state = Mutex::new((Bucket::new(Some(REFUSALS), start), Omitted(0, start)));
+    Arc::new(move |event: Event| {
+        let now = clock.now();
+        let omitted = {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let (bucket, omitted) = &mut *state;
+            let is_refusal = event.is_refusal();
+            if is_refusal {
+                if bucket.ready_at(now).is_some() {
+                    omitted.0 += 1;
+                    return;
+                }
+                bucket.take(1);
+            }
+            omitted.take(now, is_refusal)
+        };
+        if omitted > 0 {
+            sink(Event::Omitted { count: omitted });
+        }
+        sink(event);
+    })
+}
+
+/// How many events were left out and not told of, and when that was told the last time.
+struct Omitted(u64, Instant);
+
+impl Omitted {
+    /// How many are to be told of now.
+    fn take(&mut self, now: Instant, may_wait: bool) -> u64 {
+        if may_wait && self.1 + PAUSE > now {
+            return 0;
+        }
+        self.1 = now;
+        std::mem::take(&mut self.0)
+    }
 }

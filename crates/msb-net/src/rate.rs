@@ -71,8 +71,9 @@ impl Shaper {
 /// Units are counted in millionths, which are what a rate a second gives in a microsecond.
 const MILLION: i128 = 1_000_000;
 
+/// One token bucket.
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
+pub(crate) struct Bucket {
     /// `None`: no bound.
     rate: Option<Rate>,
     /// At most the burst. Below zero: more has passed than was there.
@@ -82,7 +83,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn new(rate: Option<Rate>, now: Instant) -> Self {
+    pub(crate) fn new(rate: Option<Rate>, now: Instant) -> Self {
         let level = rate.map_or(0, |rate| i128::from(rate.burst.get()) * MILLION);
         Self {
             rate,
@@ -104,7 +105,7 @@ impl Bucket {
         i64::try_from(self.level.div_euclid(MILLION)).unwrap_or(i64::MAX)
     }
 
-    fn ready_at(&mut self, now: Instant) -> Option<Instant> {
+    pub(crate) fn ready_at(&mut self, now: Instant) -> Option<Instant> {
         if self.available(now) > 0 {
             return None;
         }
@@ -115,7 +116,7 @@ impl Bucket {
         Some(now + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX / 4)))
     }
 
-    fn take(&mut self, units: i64) {
+    pub(crate) fn take(&mut self, units: i64) {
         self.level -= i128::from(units) * MILLION;
     }
 }

@@ -386,6 +386,10 @@ mod tests {
             r#"{"type":"connection_limit","protocol":"udp","reason":"256 connections of clients are open"}"#,
         );
         check(
+            Event::Network(msb_net::Event::Omitted { count: 7 }),
+            r#"{"type":"omitted","reason":"7 refusals and failures were not told"}"#,
+        );
+        check(
             Event::Terminated {
                 reason: "why".into(),
             },

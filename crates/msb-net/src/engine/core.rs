@@ -216,12 +216,12 @@ impl Engine {
             }
         }
         self.expire_relays(now);
+        self.clear_timers();
         if self.advertise_at.is_some_and(|at| at <= now) {
             self.advertise(now);
         }
         while self.out.has_room()
             && let Some(id) = self.work.pop_front()
-        self.clear_timers();
         {
             self.poll_flow(now, id);
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use msb_policy::NetworkPolicy;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::counters::{Counters, DropCounters};
 use crate::dns::Answer;
 use crate::engine::Engine;
-use crate::event::{Event, EventSink};
+use crate::event::{Event, EventSink, bounded};
 use crate::frame::FrameReader;
 use crate::policy::PolicyCell;
 use crate::published::PublishedPort;
@@ -88,10 +88,12 @@ impl Drop for Network {
 /// Outside a tokio runtime with I/O and time enabled.
 pub fn start(link: impl Into<Link>, mut config: Config) -> (Network, mpsc::Receiver<Flow>) {
     let link = link.into();
-    let (sender, receiver) = mpsc::channel(config.max_flows.max(1));
+    let (sender, receiver) = mpsc::channel(config.max_flows.clamp(1, Semaphore::MAX_PERMITS));
+    let clock = Clock::start();
+    config.events = bounded(config.events, clock);
     let events = Arc::clone(&config.events);
     let published = std::mem::take(&mut config.published);
-    let driver = Driver::new(link, config, sender);
+    let driver = Driver::new(link, config, clock, sender);
     let (counters, policy) = (driver.engine.counters(), driver.engine.policy());
     let ready = driver.engine.ready();
     let task = tokio::spawn(async move {
@@ -141,8 +143,7 @@ enum Done {
 }
 
 impl Driver {
-    fn new(link: Link, config: Config, flows: mpsc::Sender<Flow>) -> Self {
-        let clock = Clock::start();
+    fn new(link: Link, config: Config, clock: Clock, flows: mpsc::Sender<Flow>) -> Self {
         let engine = Engine::new(config.clone(), clock);
         let events = Arc::clone(&config.events);
         let secure_names = config.secure_names.clone();
@@ -170,20 +171,20 @@ impl Driver {
         let ready = self.engine.ready();
         let timer = tokio::time::sleep(FAR);
         tokio::pin!(timer);
-        loop {
         // Who has taken all the room there was, so that the others come first the next time.
         let mut flows_were_first = false;
+        loop {
             tokio::task::coop::consume_budget().await;
             let Some(has_read) = self.read()? else {
                 return Ok(());
             };
             let now = self.clock.now();
-            self.relays.receive_all(&mut self.engine, now);
             self.engine.pace(now);
             flows_were_first = self.engine.has_waiting_flows() && !flows_were_first;
             if flows_were_first {
                 self.engine.poll(now);
             }
+            self.relays.receive_all(&mut self.engine, now);
             ingress.admit_some(&mut self.engine, now);
             self.engine.poll(now);
             self.link.write(self.engine.out())?;
@@ -327,6 +328,10 @@ impl Driver {
                     self.relays.close(id);
                 }
                 Action::Resolve { question, asker } => {
+                    if let Some(answer) = self.upstreams.known(&question) {
+                        self.engine.handle_resolved(asker, &answer);
+                        continue;
+                    }
                     let upstreams = self.upstreams.clone();
                     self.tasks
                         .spawn(async move { Done::Resolve(asker, upstreams.ask(&question).await) });
@@ -335,10 +340,6 @@ impl Driver {
         }
     }
 
-                    if let Some(answer) = self.upstreams.known(&question) {
-                        self.engine.handle_resolved(asker, &answer);
-                        continue;
-                    }
     fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Connect(id, Ok(upstream))) => {

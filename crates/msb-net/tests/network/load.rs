@@ -3,13 +3,14 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use msb_net::PublishedPort;
+use msb_net::{Event, PublishedPort};
 use msb_policy::Protocol;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::guest::soon;
-use crate::rig::{Rig, echo_service, gateway, serve};
+use crate::rig::{GATEWAY_V4, Rig, echo_service, gateway, ip, rules, serve};
+use crate::robust::syn_frame;
 
 const GUEST_PORT: u16 = 8080;
 
@@ -99,4 +100,31 @@ async fn a_bulk_of_datagrams_leaves_room_for_all_else() {
         () = send => {}
         () = use_all(&rig, tcp, udp) => {}
     }
+}
+
+/// A guest must not be able to fill a disk with what it is refused, nor to hide among it what matters.
+#[tokio::test]
+async fn refusals_without_end_are_counted_and_leave_room_for_other_events() {
+    const REFUSED: u64 = 20_000;
+    let port = echo_service().await;
+    let mut rig = Rig::with("none", |config| {
+        config.policy = rules(&[&format!("allow@host:tcp:{port}")], "none");
+    });
+    for number in 0..REFUSED {
+        let source = u16::try_from(number % 50_000).unwrap();
+        rig.guest.send_frame(syn_frame(source + 1, 1));
+    }
+    rig.guest.ping(ip(GATEWAY_V4), b"behind them").await;
+    let _socket = rig.guest.connect(gateway(port)).await.unwrap();
+    let (mut told, mut omitted) = (0, 0);
+    loop {
+        match rig.event().await {
+            Event::Denied { .. } => told += 1,
+            Event::Omitted { count } => omitted += count,
+            Event::Connected { .. } => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(told + omitted, REFUSED);
+    assert!(told < 5_000, "{told}");
 }

@@ -145,6 +145,11 @@ async fn a_syn_flood_leaves_other_flows_working() {
     rig.guest.ping(ip(GATEWAY_V4), b"alive").await;
 }
 
+/// Asks the gateway for a connection.
+pub(crate) fn syn_frame(source: u16, destination: u16) -> Vec<u8> {
+    tcp_frame(source, destination, [0; 8], 2, 1_000, &[])
+}
+
 fn tcp_frame(
     source: u16,
     destination: u16,
@@ -230,6 +235,22 @@ async fn a_bound_on_frames_counts_frames() {
         soon(frames.recv()).await.unwrap();
     }
     assert!(started.elapsed() >= Duration::from_millis(10 * (40 - 5 - 1)));
+}
+
+/// "No bound" is written so by some.
+#[tokio::test]
+async fn the_largest_settings_are_no_bounds() {
+    let most = Some(msb_net::Rate::per_second(std::num::NonZeroU64::MAX));
+    let rig = Rig::with("public", |config| {
+        config.max_flows = usize::MAX;
+        config.max_udp_flows = usize::MAX;
+        config.query_timeout = Duration::MAX;
+        config.mtu = u16::MAX;
+        for rates in [&mut config.egress, &mut config.ingress] {
+            (rates.bandwidth, rates.ops) = (most, most);
+        }
+    });
+    assert_eq!(rig.guest.ping(ip(GATEWAY_V4), b"alive").await, b"alive");
 }
 
 #[tokio::test]

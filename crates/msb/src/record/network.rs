@@ -91,6 +91,8 @@ pub(super) fn record(event: &msb_net::Event) -> Record {
         Network::NameFailed { name, reason } => {
             Record::new("name_failed").host(name).reason(reason)
         }
+        Network::Omitted { count } => Record::new("omitted")
+            .reason(format_args!("{count} refusals and failures were not told")),
         Network::LinkClosed { reason } => Record::new("link_closed").reason(reason),
         // A kind that is newer than this: better told without its fields than not at all.
         _ => Record::new("network"),
