@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use msb::AcceleratorChoice;
 
 use crate::engine::EngineArgs;
-use crate::image::ImageTask;
+use crate::image::{ImageTask, RegistryArgs};
 use crate::limits::LimitArgs;
 use crate::sandboxes::{Attach, Kill, List, Logs, Names, Remove, Stop, parse_duration};
 use crate::why::PolicyTask;
@@ -177,7 +177,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE")]
     pub(crate) initramfs: Option<PathBuf>,
 
-    /// A squashfs file as the root file system; IMAGE is then left out.
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+
+    /// A squashfs or ext4 file as the root file system; IMAGE is then left out.
     #[arg(long, value_name = "FILE")]
     pub(crate) rootfs: Option<PathBuf>,
 
@@ -185,8 +188,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) qemu: Option<PathBuf>,
 
-    /// The image: a name from `msb image ls`, such as `base`; or a path with a slash in it, of what `msb image import`
-    /// takes, which is imported first.
+    /// The image: a path that begins with `/`, `./` or `../`, of what `msb image import` takes; or a name from `msb image
+    /// ls`, such as `base`; or a reference, such as `debian:12`, which is pulled if it was not before.
     #[arg(required_unless_present = "rootfs", value_name = "IMAGE")]
     pub(crate) image: Option<String>,
 

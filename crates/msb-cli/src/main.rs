@@ -9,6 +9,7 @@ mod image;
 mod interrupt;
 mod limits;
 mod policy;
+mod progress;
 mod proxy;
 mod report;
 mod run;

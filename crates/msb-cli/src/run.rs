@@ -1,12 +1,12 @@
 //! `msb run`: one sandbox, one command, and nothing left behind.
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
 use msb::{EventFile, EventWriter, Piece, Process, Sandbox, SandboxBuilder, Stdin};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
+use tokio::runtime::Handle;
 
 use crate::args::Run;
 use crate::interrupt::Interrupts;
@@ -36,6 +36,7 @@ pub(crate) async fn run(args: Run) -> Result<u8> {
     let writer = events.as_ref().map(EventFile::writer);
     // A command that tells a value may take its time.
     let building = tokio::task::spawn_blocking(move || {
+        let args = with_image(args)?;
         check_command(&args)?;
         builder(args, &name, writer, true)
     });
@@ -64,11 +65,21 @@ pub(crate) async fn run(args: Run) -> Result<u8> {
 
 /// Whether there is something to run, before a guest is booted for nothing.
 fn check_command(args: &Run) -> Result<()> {
-    let says = |image: &String| image.contains('/') || image::says_command(image);
+    let says = |image: &String| image::says_command(image);
     match args.command.is_empty() && !args.image.as_ref().is_some_and(says) {
         true => bail!(NO_COMMAND),
         false => Ok(()),
     }
+}
+
+/// The same with the name of an image that is in the store, after importing or pulling what was named. For a thread that
+/// may wait.
+fn with_image(mut args: Run) -> Result<Run> {
+    if let Some(image) = args.image.take() {
+        let resolved = Handle::current().block_on(image::resolve(&image, &args.registry))?;
+        args.image = Some(resolved);
+    }
+    Ok(args)
 }
 
 /// The sandbox that the flags describe; with the values of its secrets, or without.
@@ -78,6 +89,7 @@ pub(crate) fn builder(
     events: Option<EventWriter>,
     with_values: bool,
 ) -> Result<SandboxBuilder> {
+    let args = with_image(args)?;
     let mut builder = Sandbox::builder(name)
         .cpus(args.cpus)
         .memory(args.memory)
@@ -89,11 +101,7 @@ pub(crate) fn builder(
         builder = builder.idle_timeout(bound);
     }
     if let Some(image) = args.image {
-        let name = match image.contains('/') {
-            true => image::import_path(Path::new(&image))?,
-            false => image,
-        };
-        builder = builder.image(name);
+        builder = builder.image(image);
     }
     for (path, set) in [
         (args.rootfs, SandboxBuilder::rootfs as fn(_, _) -> _),

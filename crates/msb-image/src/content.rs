@@ -31,9 +31,23 @@ impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
+}
 
-    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+/// A digest of bytes that come one after another.
+#[derive(Clone)]
+pub(crate) struct Hasher(Sha256);
+
+impl Hasher {
+    pub(crate) fn new() -> Self {
+        Self(Sha256::new())
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
     }
 }
 
@@ -43,7 +57,7 @@ impl Digest {
 ///
 /// Whatever reading or writing returns; `to` then holds a part.
 pub(crate) fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<Content> {
-    let mut hasher = Sha256::new();
+    let mut hasher = Hasher::new();
     let mut bytes = 0_u64;
     let mut buffer = vec![0; 128 * 1024];
     loop {
@@ -58,7 +72,7 @@ pub(crate) fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<Cont
         bytes += filled as u64;
     }
     Ok(Content {
-        sha256: Digest(hasher.finalize().into()),
+        sha256: hasher.finish(),
         bytes,
     })
 }

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::import::ImportError;
 use crate::manifest::{Artefact, ImageName, InvalidImageName};
+use crate::reference::InvalidReference;
+#[cfg(feature = "registry")]
+use crate::registry::PullError;
 
 /// A failure of the artefact store.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +39,10 @@ pub enum Error {
     #[error(transparent)]
     ImageName(#[from] InvalidImageName),
 
+    /// The text is neither a name nor a reference nor a path.
+    #[error(transparent)]
+    Reference(#[from] InvalidReference),
+
     /// A file the user named does not exist or cannot be read.
     #[error("cannot read the {what} {}", path.display())]
     Unreadable {
@@ -56,7 +63,7 @@ pub enum Error {
         expected: &'static str,
     },
 
-    /// A squashfs file is shorter than its own header says.
+    /// A file system's file is shorter than its own header says.
     #[error("{} is cut short: its header says {expected} bytes, the file has {found}", path.display())]
     Truncated {
         /// The path as given, or the stored file's.
@@ -83,6 +90,16 @@ pub enum Error {
         path: PathBuf,
         /// Why it cannot.
         source: Box<ImportError>,
+    },
+
+    /// An image cannot be fetched from its registry. The store is as it was, but for what was fetched of layers.
+    #[cfg(feature = "registry")]
+    #[error("cannot pull {image}")]
+    Pull {
+        /// The image's reference, written out.
+        image: String,
+        /// Why it cannot.
+        source: Box<PullError>,
     },
 
     /// The name is that of an image which was not imported.

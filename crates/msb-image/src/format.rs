@@ -1,7 +1,58 @@
-//! Tells kernels and squashfs files from other files by their first bytes. Pure.
+//! Tells kernels, squashfs and ext4 files from other files by their first bytes. Pure.
+
+use crate::resolve::DiskFormat;
 
 /// Bytes of a file's beginning that the checks here need.
-pub(crate) const HEAD_BYTES: usize = 1024;
+pub(crate) const HEAD_BYTES: usize = 2048;
+
+/// A file system in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Disk {
+    pub(crate) format: DiskFormat,
+    /// Its length in bytes, by itself.
+    pub(crate) len: u64,
+    /// It is as it was when it was unmounted: a guest cannot replay what its journal has left.
+    pub(crate) is_clean: bool,
+}
+
+/// The file system that `head` begins, if it begins one that a guest can have as its root.
+pub(crate) fn disk(head: &[u8]) -> Option<Disk> {
+    let squashfs = squashfs_len(head).map(|len| Disk {
+        format: DiskFormat::Squashfs,
+        len,
+        is_clean: true,
+    });
+    squashfs.or_else(|| ext4(head))
+}
+
+/// The ext2, ext3 or ext4 file system that `head` begins; all three are mounted as ext4 (Linux
+/// `Documentation/filesystems/ext4/super.rst`: superblock at 1024, in it the number of blocks at 4 and 0x150, the
+/// size of blocks at 24, the magic at 0x38, features at 0x60, all little-endian).
+fn ext4(head: &[u8]) -> Option<Disk> {
+    const NEEDS_RECOVERY: u32 = 0x4;
+    const HAS_64_BIT_NUMBERS: u32 = 0x80;
+    let superblock = head.get(1024..)?;
+    let number = |at: usize| {
+        let bytes = superblock.get(at..at + 4)?.try_into().ok()?;
+        Some(u32::from_le_bytes(bytes))
+    };
+    if superblock.get(0x38..0x3a)? != [0x53, 0xef] {
+        return None;
+    }
+    let features = number(0x60)?;
+    let high = match features & HAS_64_BIT_NUMBERS {
+        0 => 0,
+        _ => number(0x150)?,
+    };
+    let blocks = u64::from(high) << 32 | u64::from(number(4)?);
+    // Linux takes blocks of 1 to 64 KiB.
+    let block_bytes = 1024_u64 << number(24).filter(|shift| *shift <= 6)?;
+    Some(Disk {
+        format: DiskFormat::Ext4,
+        len: blocks.checked_mul(block_bytes)?,
+        is_clean: features & NEEDS_RECOVERY == 0,
+    })
+}
 
 /// Whether `head` begins a kernel that QEMU's microvm boots with `-kernel`: an ELF image for
 /// x86-64 or a bzImage (Linux `Documentation/arch/x86/boot.rst`: "HdrS" at 0x202).
@@ -38,6 +89,33 @@ mod tests {
         assert!(is_kernel(&bzimage));
         assert!(!is_kernel(&bzimage[..0x204]));
         assert!(!is_kernel(b""));
+    }
+
+    #[test]
+    fn ext4_is_known_by_its_magic_and_says_its_length() {
+        let mut head = vec![0; HEAD_BYTES];
+        let mut set = |at: usize, value: u32| {
+            head[1024 + at..1024 + at + 4].copy_from_slice(&value.to_le_bytes());
+            disk(&head)
+        };
+        assert_eq!(set(4, 100), None);
+        let ext4 = |len| {
+            Some(Disk {
+                format: DiskFormat::Ext4,
+                len,
+                is_clean: true,
+            })
+        };
+        assert_eq!(set(0x38, 0xef53), ext4(102_400));
+        assert_eq!(set(24, 2), ext4(409_600));
+        assert_eq!(set(0x150, 1), ext4(409_600), "only with its feature");
+        assert_eq!(set(0x60, 0x80), ext4(((1 << 32) + 100) * 4096));
+        assert_eq!(set(0x60, 0x84).map(|disk| disk.is_clean), Some(false));
+        assert_eq!(set(24, 7), None, "no size of blocks that there is");
+        assert_eq!(set(24, u32::MAX), None);
+        set(24, 6);
+        assert_eq!(set(0x150, u32::MAX), None, "more bytes than can be counted");
+        assert_eq!(disk(&head[..1100]), None);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Images of other makes into root disks.
 //!
 //! ```text
-//! OCI layout (directory or tar) ─┐ blobs verified → layers read, merged into a tree of names (tree.rs)
-//! docker archive (tar)          ─┘   → layers read again, what won of each goes to mksquashfs → disk
+//! OCI layout (directory or tar) ─┐ layers read and verified, merged into a tree of names (tree.rs)
+//! docker archive (tar)          ─┤   → layers read again, what won of each goes to mksquashfs → disk
+//! pulled layers (registry.rs)   ─┘
 //! directory ──────────────────────── mksquashfs → disk
-//! squashfs file ──────────────────── copied
+//! squashfs or ext4 file ───────────── copied
 //! ```
 //!
 //! Files are never unpacked: no path of a layer is ever opened on this machine, nothing needs root, and the disk is the
@@ -12,11 +13,13 @@
 
 mod entries;
 mod error;
-mod layer;
+mod fingerprint;
+pub(crate) mod layer;
 mod limits;
-mod oci;
+mod merge;
+pub(crate) mod oci;
 mod pack;
-mod source;
+pub(crate) mod source;
 mod tree;
 
 pub use error::{ImportError, LayerError};
@@ -25,17 +28,12 @@ pub use limits::ImportLimits;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::SystemTime;
 
-use tar::EntryType;
-
-use self::entries::EntryKind;
-use self::limits::Budget;
-use self::oci::Image;
-use self::pack::{Out, Packer};
+pub(crate) use self::merge::merge;
 use self::source::Source;
-use self::tree::{Kind, Place, Tree};
 use crate::config::ImageConfig;
-use crate::content::{self, Content};
+use crate::content::{self, Content, Digest};
 use crate::error::Error;
 use crate::format;
 use crate::manifest::{Artefact, ImageName, Manifest};
@@ -66,17 +64,26 @@ pub struct Imported {
     pub is_new: bool,
 }
 
+/// What is known of an image besides its disk.
+pub(crate) struct Made {
+    /// Equal recipes make equal disks; empty where nothing identifies it.
+    pub(crate) recipe: String,
+    pub(crate) origin: String,
+    pub(crate) config: ImageConfig,
+}
+
 /// What is at a path.
 enum Input {
     Oci(Source),
     Docker(Source),
     Directory,
-    Squashfs,
+    /// A file system.
+    File,
 }
 
 impl Store {
     /// Brings the image at `path` into the store: an OCI image layout (a directory, or a tar archive of one), a docker
-    /// archive, a directory with a root file system, or a squashfs file. An image of that name is replaced once the new
+    /// archive, a directory with a root file system, or a squashfs or ext4 file. An image of that name is replaced once the new
     /// one is whole; one that was imported before is not made again.
     ///
     /// # Errors
@@ -88,41 +95,68 @@ impl Store {
             Some(name) => name.clone(),
             None => name_of(path)?,
         };
+        self.check_replaceable(&name)?;
+        let failed = |source| self.refusal(path, source);
+        let reference = options.reference.as_deref();
+        let input = recognise(path).map_err(failed)?;
+        let image = match &input {
+            Input::Oci(source) => Some((oci::layout(source, reference).map_err(failed)?, source)),
+            Input::Docker(source) => {
+                Some((oci::docker(source, reference).map_err(failed)?, source))
+            }
+            Input::Directory | Input::File => None,
+        };
+        let (recipe, config) = match (&image, &input) {
+            (Some((image, _)), _) => (recipe(image.digest), image.config.clone()),
+            (None, Input::Directory) => {
+                let fingerprint = fingerprint::of(path, SystemTime::now()).map_err(failed)?;
+                let recipe = fingerprint.map(|print| format!("directory {RECIPE_VERSION} {print}"));
+                (recipe.unwrap_or_default(), ImageConfig::default())
+            }
+            (None, _) => (String::new(), ImageConfig::default()),
+        };
+        let made = Made {
+            recipe,
+            origin: path.display().to_string(),
+            config,
+        };
+        self.keep(name, made, |disk| {
+            let made = match &image {
+                Some((image, source)) => merge(image, source, disk, options.limits),
+                None => plain(path, &input, disk),
+            };
+            made.map_err(failed)
+        })
+    }
+
+    /// That an image may be imported under this name.
+    pub(crate) fn check_replaceable(&self, name: &ImageName) -> Result<(), Error> {
+        let existing = self.manifest(&Artefact::Image(name.clone()))?;
+        match existing {
+            Some(manifest) if !manifest.imported => Err(Error::NotImported {
+                name: name.clone(),
+                action: "replaced",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes an image current under `name`: with the disk that its recipe made before, else with one that `build` writes.
+    pub(crate) fn keep(
+        &self,
+        name: ImageName,
+        made: Made,
+        build: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<Imported, Error> {
         let artefact = Artefact::Image(name.clone());
         let existing = self.manifest(&artefact)?;
-        if existing.as_ref().is_some_and(|manifest| !manifest.imported) {
-            return Err(Error::NotImported {
-                name,
-                action: "replaced",
-            });
-        }
-        let failed = |source| refusal(path, source);
-        let reference = options.reference.as_deref();
-        let image = match recognise(path).map_err(failed)? {
-            Input::Oci(source) => Some((oci::layout(&source, reference).map_err(failed)?, source)),
-            Input::Docker(source) => {
-                Some((oci::docker(&source, reference).map_err(failed)?, source))
-            }
-            Input::Directory | Input::Squashfs => None,
-        };
-        let (recipe, config) = match &image {
-            Some((image, _)) => (
-                format!("import {RECIPE_VERSION} {:?}", image.digest),
-                image.config.clone(),
-            ),
-            None => (String::new(), ImageConfig::default()),
-        };
-        let known = self.made_by(&recipe)?;
+        let known = self.made_by(&made.recipe)?;
         let is_new = known.is_none();
         let (staged, content) = match known {
             Some(content) => (None, content),
             None => {
                 let staged = self.temporary()?;
-                match &image {
-                    Some((image, source)) => merge(image, source, staged.path(), options.limits),
-                    None => plain(path, staged.path()),
-                }
-                .map_err(failed)?;
+                build(staged.path())?;
                 let content = File::open(staged.path())
                     .and_then(|mut disk| content::copy(&mut disk, &mut io::sink()))
                     .map_err(Error::io("read", staged.path()))?;
@@ -131,9 +165,9 @@ impl Store {
         };
         let manifest = Manifest {
             content,
-            recipe,
-            origin: path.display().to_string(),
-            config,
+            recipe: made.recipe,
+            origin: made.origin,
+            config: made.config,
             imported: true,
         };
         let manifest = self.publish_staged(&artefact, staged, manifest)?;
@@ -148,6 +182,20 @@ impl Store {
         })
     }
 
+    /// The error of an import; a full disk is told as such.
+    fn refusal(&self, path: &Path, source: ImportError) -> Error {
+        match source {
+            ImportError::NoSpace(source) => Error::NoSpace {
+                path: self.dir().to_owned(),
+                source,
+            },
+            source => Error::Import {
+                path: path.to_owned(),
+                source: Box::new(source),
+            },
+        }
+    }
+
     /// What the store has under the name of an image.
     ///
     /// # Errors
@@ -159,7 +207,7 @@ impl Store {
     }
 
     /// The disk of any image that was made by `recipe`.
-    fn made_by(&self, recipe: &str) -> Result<Option<Content>, Error> {
+    pub(crate) fn made_by(&self, recipe: &str) -> Result<Option<Content>, Error> {
         if recipe.is_empty() {
             return Ok(None);
         }
@@ -175,12 +223,9 @@ impl Store {
     }
 }
 
-/// The error of an import; a full disk is told as such.
-fn refusal(path: &Path, source: ImportError) -> Error {
-    Error::Import {
-        path: path.to_owned(),
-        source: Box::new(source),
-    }
+/// What identifies the disk of the image with this digest.
+pub(crate) fn recipe(digest: Digest) -> String {
+    format!("import {RECIPE_VERSION} {digest:?}")
 }
 
 /// A name for what is at `path`: its last part in lower case without what an extension adds, anything else as `-`.
@@ -191,7 +236,16 @@ fn name_of(path: &Path) -> Result<ImageName, Error> {
         .unwrap_or_default()
         .to_string_lossy()
         .to_lowercase();
-    let known = [".tar", ".tar.gz", ".tgz", ".squashfs", ".sqfs", ".oci"];
+    let known = [
+        ".tar",
+        ".tar.gz",
+        ".tgz",
+        ".squashfs",
+        ".sqfs",
+        ".ext4",
+        ".img",
+        ".oci",
+    ];
     let stem = known
         .iter()
         .find_map(|extension| name.strip_suffix(extension))
@@ -229,17 +283,12 @@ fn recognise(path: &Path) -> Result<Input, ImportError> {
                 .read_to_end(&mut head)
         })
         .map_err(unreadable)?;
-    if format::squashfs_len(&head).is_some() {
-        return Ok(Input::Squashfs);
+    if format::disk(&head).is_some() {
+        return Ok(Input::File);
     }
     let unrecognised = |hint| Err(ImportError::Unrecognised { hint });
     if head.starts_with(&[0x1f, 0x8b]) {
         return unrecognised(": it is compressed by gzip, unpack it with gunzip first");
-    }
-    if head.get(0x438..0x43a) == Some(&[0x53, 0xef]) {
-        return unrecognised(
-            ": it is an ext4 file system, which is not supported yet; mount it and import the directory",
-        );
     }
     if head.get(257..262) != Some(b"ustar") {
         return unrecognised("");
@@ -257,10 +306,10 @@ fn recognise(path: &Path) -> Result<Input, ImportError> {
     }
 }
 
-fn plain(path: &Path, disk: &Path) -> Result<(), ImportError> {
-    if path.is_dir() {
+fn plain(path: &Path, input: &Input, disk: &Path) -> Result<(), ImportError> {
+    let Input::File = input else {
         return pack::directory(path, disk);
-    }
+    };
     let read = |source| ImportError::Read {
         what: "it".into(),
         source,
@@ -272,271 +321,25 @@ fn plain(path: &Path, disk: &Path) -> Result<(), ImportError> {
         .take(format::HEAD_BYTES as u64)
         .read_to_end(&mut head)
         .map_err(read)?;
-    let expected = format::squashfs_len(&head).unwrap_or(u64::MAX);
+    let Some(disk_in) = format::disk(&head) else {
+        return Err(ImportError::Unrecognised { hint: "" });
+    };
+    let (format, expected) = (disk_in.format, disk_in.len);
+    if !disk_in.is_clean {
+        return Err(ImportError::Document {
+            what: format!("{format} file system"),
+            problem: "was not unmounted: run `e2fsck -p` on it".into(),
+        });
+    }
     if found < expected {
         return Err(ImportError::BlobSize {
-            what: "squashfs file".into(),
+            what: format!("{format} file"),
             expected,
             found,
         });
     }
     let mut to = File::options().write(true).open(disk).map_err(read)?;
-    io::copy(&mut io::Cursor::new(head).chain(file), &mut to).map_err(read)?;
-    Ok(())
-}
-
-/// Makes the disk of `image`.
-fn merge(
-    image: &Image,
-    source: &Source,
-    disk: &Path,
-    limits: ImportLimits,
-) -> Result<(), ImportError> {
-    let mut budget = Budget::new(limits);
-    let mut tree = Tree::new();
-    for (at, layer) in image.layers.iter().enumerate() {
-        let refuse = |error| layer.refuse(error);
-        let below = at > 0;
-        if below {
-            // What a layer hides is gone before anything of it is made, wherever in it that is said.
-            let mut open = layer.open(source, &budget)?;
-            while let Some(entry) = open.next(&budget).map_err(refuse)? {
-                if tree::is_whiteout(&entry) {
-                    let place = Place {
-                        layer: at,
-                        ordinal: 0,
-                    };
-                    tree.apply(place, entry, &mut budget).map_err(refuse)?;
-                }
-            }
-        }
-        let mut open = layer.open(source, &budget)?;
-        let mut ordinal = 0;
-        while let Some(entry) = open.next(&budget).map_err(refuse)? {
-            let place = Place { layer: at, ordinal };
-            if !(below && tree::is_whiteout(&entry)) {
-                tree.apply(place, entry, &mut budget).map_err(refuse)?;
-            }
-            ordinal += 1;
-        }
-        open.finish(layer.diff_id, &mut budget).map_err(refuse)?;
-    }
-    let dir = &image.config.working_dir;
-    if !dir.is_empty() {
-        // Where it cannot be made, starting a program in it says so.
-        tree.ensure_directory(dir.as_bytes(), image.layers.len(), &mut budget);
-    }
-    let plan = Plan::of(&tree);
-    let mut packer = Packer::start(disk, &tree.node(Tree::ROOT).meta)?;
-    match write(image, source, &tree, &plan, &mut packer, limits) {
-        Ok(()) => packer.finish(),
-        Err(Failure::Layer(error)) => {
-            packer.abandon();
-            Err(error)
-        }
-        Err(Failure::Packer(error)) => {
-            let complaint = packer.complaint();
-            Err(complaint.unwrap_or_else(|| ImportError::Pack {
-                output: error.to_string(),
-            }))
-        }
-    }
-}
-
-/// Where each node goes.
-struct Plan {
-    /// The first name of each node: the directory it is in, and its name there.
-    names: Vec<Option<(usize, Box<[u8]>)>>,
-    directories: Vec<usize>,
-    /// Neither directories nor files with data.
-    special: Vec<usize>,
-    /// Files by where their data come from.
-    files: std::collections::BTreeMap<Place, usize>,
-    /// Further names: directory, name, node.
-    links: Vec<(usize, Box<[u8]>, usize)>,
-}
-
-impl Plan {
-    fn of(tree: &Tree) -> Self {
-        let mut plan = Self {
-            names: vec![None; tree.len()],
-            directories: Vec::new(),
-            special: Vec::new(),
-            files: std::collections::BTreeMap::new(),
-            links: Vec::new(),
-        };
-        let mut rest = vec![Tree::ROOT];
-        while let Some(directory) = rest.pop() {
-            let Kind::Directory(children) = &tree.node(directory).kind else {
-                continue;
-            };
-            for (name, link) in children {
-                let node = link.node;
-                if plan.names[node].is_some() {
-                    plan.links.push((directory, name.clone(), node));
-                    continue;
-                }
-                plan.names[node] = Some((directory, name.clone()));
-                match &tree.node(node).kind {
-                    Kind::Directory(_) => {
-                        plan.directories.push(node);
-                        rest.push(node);
-                    }
-                    Kind::File { place, .. } => drop(plan.files.insert(*place, node)),
-                    _ => plan.special.push(node),
-                }
-            }
-        }
-        plan
-    }
-
-    fn path(&self, directory: usize, name: &[u8]) -> Vec<u8> {
-        let mut parts = vec![name];
-        let mut at = directory;
-        while let Some((parent, name)) = &self.names[at] {
-            parts.push(name);
-            at = *parent;
-        }
-        parts.reverse();
-        parts.join(&b'/')
-    }
-
-    fn path_of(&self, node: usize) -> Vec<u8> {
-        match &self.names[node] {
-            Some((directory, name)) => self.path(*directory, name),
-            None => Vec::new(),
-        }
-    }
-}
-
-/// Why the archive for `mksquashfs` is not whole.
-enum Failure {
-    Layer(ImportError),
-    Packer(io::Error),
-}
-
-impl From<ImportError> for Failure {
-    fn from(error: ImportError) -> Self {
-        Self::Layer(error)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Packer(error)
-    }
-}
-
-fn write(
-    image: &Image,
-    source: &Source,
-    tree: &Tree,
-    plan: &Plan,
-    packer: &mut Packer,
-    limits: ImportLimits,
-) -> Result<(), Failure> {
-    let mut nothing = io::empty();
-    for node in plan.directories.iter().chain(&plan.special) {
-        let path = plan.path_of(*node);
-        packer.add(&out(tree, *node, &path), &mut nothing)?;
-    }
-    let mut budget = Budget::new(limits);
-    for (at, layer) in image.layers.iter().enumerate() {
-        let of_layer = Place {
-            layer: at,
-            ordinal: 0,
-        }..Place {
-            layer: at + 1,
-            ordinal: 0,
-        };
-        let mut wanted = plan.files.range(of_layer).peekable();
-        if wanted.peek().is_none() {
-            continue;
-        }
-        let refuse = |error| layer.refuse(error);
-        let mut open = layer.open(source, &budget)?;
-        let mut ordinal = 0;
-        while let Some(entry) = open.next(&budget).map_err(refuse)? {
-            let place = Place { layer: at, ordinal };
-            ordinal += 1;
-            let Some((_, node)) = wanted.next_if(|(next, _)| **next == place) else {
-                continue;
-            };
-            let path = plan.path_of(*node);
-            let out = out(tree, *node, &path);
-            if entry.kind != EntryKind::File || entry.size != out.size {
-                return Err(refuse(LayerError::Changed).into());
-            }
-            let mut data = Data::new(open.data());
-            if let Err(error) = packer.add(&out, &mut data) {
-                return Err(match data.failed {
-                    Some(_) => refuse(LayerError::Changed).into(),
-                    None => error.into(),
-                });
-            }
-        }
-        if wanted.next().is_some() {
-            return Err(refuse(LayerError::Changed).into());
-        }
-        open.finish(layer.diff_id, &mut budget).map_err(refuse)?;
-    }
-    for (directory, name, node) in &plan.links {
-        let path = plan.path(*directory, name);
-        let target = plan.path_of(*node);
-        let mut out = out(tree, *node, &path);
-        out.kind = EntryType::Link;
-        out.link = &target;
-        out.size = 0;
-        packer.add(&out, &mut nothing)?;
-    }
-    Ok(())
-}
-
-fn out<'a>(tree: &'a Tree, node: usize, path: &'a [u8]) -> Out<'a> {
-    let node = tree.node(node);
-    let mut out = Out {
-        path,
-        kind: EntryType::Regular,
-        link: b"",
-        device: (0, 0),
-        size: 0,
-        meta: &node.meta,
-    };
-    match &node.kind {
-        Kind::Directory(_) => out.kind = EntryType::Directory,
-        Kind::File { size, .. } => out.size = *size,
-        Kind::Symlink(target) => (out.kind, out.link) = (EntryType::Symlink, target),
-        Kind::CharDevice(major, minor) => {
-            (out.kind, out.device) = (EntryType::Char, (*major, *minor))
-        }
-        Kind::BlockDevice(major, minor) => {
-            (out.kind, out.device) = (EntryType::Block, (*major, *minor))
-        }
-        Kind::Fifo => out.kind = EntryType::Fifo,
-    }
-    out
-}
-
-/// Tells a layer that cannot be read from a `mksquashfs` that does not take it.
-struct Data<R> {
-    from: R,
-    failed: Option<io::ErrorKind>,
-}
-
-impl<R: Read> Data<R> {
-    fn new(from: R) -> Self {
-        Self { from, failed: None }
-    }
-}
-
-impl<R: Read> Read for Data<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.from.read(buffer);
-        match &read {
-            Ok(0) if !buffer.is_empty() => self.failed = Some(io::ErrorKind::UnexpectedEof),
-            Err(error) => self.failed = Some(error.kind()),
-            Ok(_) => {}
-        }
-        read
-    }
+    io::copy(&mut io::Cursor::new(head).chain(file), &mut to)
+        .map(drop)
+        .map_err(ImportError::writing)
 }

@@ -2,7 +2,7 @@
 //!
 //! A [`Store`] is a directory of content-addressed files and small JSON manifests that say which
 //! of them is the current kernel, initramfs or named image. `cargo xtask image` fills it, and [`Store::import`] with
-//! OCI layouts, docker archives and directories; [`Store::guest`] and [`Store::root_disk`] read it. Both are safe with several processes at once
+//! OCI layouts, docker archives and directories, `Store::pull` (feature `registry`) with images of registries; [`Store::guest`] and [`Store::root_disk`] read it. Both are safe with several processes at once
 //! and after a process was killed at any point: a manifest only ever names a whole file.
 //!
 //! ```no_run
@@ -17,8 +17,9 @@
 //!
 //! # Limits
 //!
-//! Root disks are squashfs files; other images become one by [`Store::import`], which runs `mksquashfs` and nothing else.
-//! Nothing is downloaded here.
+//! Root disks are squashfs or ext4 files; other images become squashfs by [`Store::import`], which runs `mksquashfs` and
+//! nothing else. Without the feature `registry` nothing is downloaded here; with it, a helper that docker's configuration
+//! names may be run.
 #![forbid(unsafe_code)]
 
 mod config;
@@ -27,6 +28,9 @@ mod error;
 mod format;
 mod import;
 mod manifest;
+mod reference;
+#[cfg(feature = "registry")]
+mod registry;
 mod resolve;
 mod store;
 
@@ -35,5 +39,8 @@ pub use content::{Content, Digest, InvalidDigest};
 pub use error::Error;
 pub use import::{ImportError, ImportLimits, ImportOptions, Imported, LayerError};
 pub use manifest::{Artefact, ImageName, InvalidImageName, Manifest};
+pub use reference::{ImageArgument, InvalidReference, Reference};
+#[cfg(feature = "registry")]
+pub use registry::{Credentials, Login, PullError, PullEvent, PullOptions, Retries, Sink};
 pub use resolve::{DiskFormat, Guest, GuestPaths, RootDisk};
 pub use store::Store;

@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::ImageConfig;
 use crate::content::Content;
+use crate::reference::Reference;
+
+/// Characters of references that names of files cannot have or that are better not in them, and what stands for each
+/// there. No reference has a `%`.
+const ESCAPES: [(&str, &str); 3] = [("/", "%2F"), (":", "%3A"), ("@", "%40")];
 
 /// Something the store keeps a current version of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +30,8 @@ pub enum Artefact {
     Image(ImageName),
 }
 
-/// The name of a root disk: 1 to 128 of `a-z 0-9 . _ -`, beginning with a letter or digit.
+/// The name of a root disk: 1 to 128 of `a-z 0-9 . _ -`, beginning with a letter or digit; or, of one that was pulled, its
+/// [`Reference`] written out, which has a `/` in it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageName(String);
 
@@ -63,7 +69,7 @@ impl Artefact {
             Self::Modules => Path::new("guest").join("modules.json"),
             Self::Initramfs => Path::new("guest").join("initramfs.json"),
             Self::BareInitramfs => Path::new("guest").join("bare-initramfs.json"),
-            Self::Image(name) => Path::new("images").join(format!("{name}.json")),
+            Self::Image(name) => Path::new("images").join(name.file_name()),
         }
     }
 }
@@ -90,6 +96,22 @@ impl ImageName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Of its manifest.
+    fn file_name(&self) -> String {
+        let escape = |name: String, (plain, escaped): (&str, &str)| name.replace(plain, escaped);
+        ESCAPES.into_iter().fold(self.0.clone(), escape) + ".json"
+    }
+
+    /// The name whose manifest has this file name, if it is one's.
+    pub(crate) fn of_file_name(file_name: &str) -> Option<Self> {
+        let unescape = |name: String, (plain, escaped): (&str, &str)| name.replace(escaped, plain);
+        let text = file_name.strip_suffix(".json")?.to_owned();
+        let text = ESCAPES.into_iter().fold(text, unescape);
+        let name = text.parse().ok();
+        let name = name.or_else(|| Some(text.parse::<Reference>().ok()?.into()));
+        name.filter(|name: &Self| name.file_name() == file_name)
+    }
 }
 
 impl fmt::Display for ImageName {
@@ -98,6 +120,13 @@ impl fmt::Display for ImageName {
     }
 }
 
+impl From<Reference> for ImageName {
+    fn from(reference: Reference) -> Self {
+        Self(reference.to_string())
+    }
+}
+
+/// Reads a plain name; a reference becomes a name by `From`.
 impl FromStr for ImageName {
     type Err = InvalidImageName;
 
@@ -135,6 +164,36 @@ mod tests {
         ] {
             let error = name.parse::<ImageName>().unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_name_has_a_file_of_its_own_and_is_read_back_from_it() {
+        let digest = crate::Digest::of(b"");
+        let references = [
+            "debian:12",
+            "localhost:5000/a/b",
+            "[::1]:80/a",
+            &format!("q.io/a@{digest:?}"),
+            &format!("q.io/{}", "a".repeat(218)),
+        ];
+        let of = |text: &&str| text.parse::<Reference>().expect(text).into();
+        let mut names: Vec<ImageName> = references.iter().map(of).collect();
+        names.extend(["base", "a-b"].map(|name| name.parse::<ImageName>().unwrap()));
+        for name in names {
+            let file = name.file_name();
+            assert!(!file.contains('/') && file.len() <= 255, "{file}");
+            assert_eq!(ImageName::of_file_name(&file), Some(name));
+        }
+        for foreign in [
+            "a",
+            "%2F.json",
+            "A.json",
+            "a%2Fb.json",
+            "q.io%2fa.json",
+            "a b.json",
+        ] {
+            assert_eq!(ImageName::of_file_name(foreign), None, "{foreign}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! From names and paths to files that a machine can be started with.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use crate::config::ImageConfig;
 use crate::error::Error;
 use crate::format;
 use crate::manifest::{Artefact, ImageName};
+use crate::reference::ImageArgument;
 use crate::store::Store;
 
 /// Files to use instead of the store's current ones (`--kernel`, `--initramfs`).
@@ -48,6 +50,18 @@ pub struct RootDisk {
 pub enum DiskFormat {
     /// squashfs 4.x, read-only.
     Squashfs,
+    /// ext4, or ext2 or ext3, which the same driver reads.
+    Ext4,
+}
+
+/// As the kernel calls it.
+impl fmt::Display for DiskFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Squashfs => "squashfs",
+            Self::Ext4 => "ext4",
+        })
+    }
 }
 
 impl Store {
@@ -71,14 +85,14 @@ impl Store {
         self.resolve_guest(&GuestPaths::default(), Artefact::BareInitramfs)
     }
 
-    /// The root disk called `name`.
+    /// The root disk called `name`: a name, or the reference of an image that was pulled.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownImage`], which lists the names there are; [`Error::ImageName`] if it
-    /// cannot be a name; [`Error::Damaged`], [`Error::Io`].
+    /// [`Error::UnknownImage`], which lists the names there are; [`Error::Reference`] if it is neither;
+    /// [`Error::Damaged`], [`Error::Io`].
     pub fn root_disk(&self, name: &str) -> Result<RootDisk, Error> {
-        let artefact = Artefact::Image(name.parse::<ImageName>()?);
+        let artefact = Artefact::Image(self.find(name)?);
         let Some((manifest, path, held)) = self.hold(&artefact)? else {
             return Err(self.unknown(name));
         };
@@ -88,6 +102,25 @@ impl Store {
             config: manifest.config,
             _held: Some(Arc::new(held)),
         })
+    }
+
+    /// The name of the image that `text` means: the image of that name, else of that reference, if the store has it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownImage`], which lists the names there are; [`Error::Reference`] if it is neither.
+    pub fn find(&self, text: &str) -> Result<ImageName, Error> {
+        let (plain, reference) = match ImageArgument::parse(text)? {
+            ImageArgument::Name(name, reference) => (Some(name), reference),
+            ImageArgument::Reference(reference) => (None, Some(reference)),
+            ImageArgument::Path(_) => (None, None),
+        };
+        let has = |name: &ImageName| {
+            let manifest = Artefact::Image(name.clone()).manifest_path();
+            self.dir().join(manifest).exists()
+        };
+        let mut names = plain.into_iter().chain(reference.map(ImageName::from));
+        names.find(has).ok_or_else(|| self.unknown(text))
     }
 
     fn resolve_guest(&self, paths: &GuestPaths, initramfs: Artefact) -> Result<Guest, Error> {
@@ -119,7 +152,7 @@ impl RootDisk {
     ///
     /// # Errors
     ///
-    /// [`Error::Unreadable`]; [`Error::WrongFormat`] if it is no squashfs;
+    /// [`Error::Unreadable`]; [`Error::WrongFormat`] if it is neither squashfs nor ext4;
     /// [`Error::Truncated`] if it is shorter than its header says.
     pub fn from_path(path: &Path) -> Result<Self, Error> {
         Ok(Self {
@@ -153,18 +186,25 @@ fn given_initramfs(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
+/// What a file system must be to be mounted without being written to.
+const CLEAN: &str = "clean: it was not unmounted, so run `e2fsck -p` on it";
+
 fn disk_format(path: &Path) -> Result<DiskFormat, Error> {
     let (head, found) = head("root disk", path)?;
-    match format::squashfs_len(&head) {
-        Some(expected) if expected <= found => Ok(DiskFormat::Squashfs),
-        Some(expected) => Err(Error::Truncated {
+    match format::disk(&head) {
+        Some(disk) if disk.len <= found && disk.is_clean => Ok(disk.format),
+        Some(disk) if disk.len <= found => Err(Error::WrongFormat {
             path: path.to_owned(),
-            expected,
+            expected: CLEAN,
+        }),
+        Some(disk) => Err(Error::Truncated {
+            path: path.to_owned(),
+            expected: disk.len,
             found,
         }),
         None => Err(Error::WrongFormat {
             path: path.to_owned(),
-            expected: "a squashfs file",
+            expected: "a squashfs or ext4 file",
         }),
     }
 }

@@ -125,13 +125,7 @@ impl Store {
     pub fn image_names(&self) -> Result<Vec<ImageName>, Error> {
         let mut names: Vec<ImageName> = list(&self.dir.join("images"))?
             .iter()
-            .filter_map(|path| {
-                path.file_name()?
-                    .to_str()?
-                    .strip_suffix(".json")?
-                    .parse()
-                    .ok()
-            })
+            .filter_map(|path| ImageName::of_file_name(path.file_name()?.to_str()?))
             .collect();
         names.sort();
         Ok(names)

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use msb_agent_proto::v1::{ConfigureRequest, Network as GuestNetwork};
 use msb_ca::SandboxCa;
-use msb_image::{DiskFormat, Guest, GuestPaths, ImageConfig, RootDisk, Store};
+use msb_image::{Guest, GuestPaths, ImageConfig, RootDisk, Store};
 use msb_net::{Addresses, PublishedPort};
 use msb_policy::PinTable;
 use msb_secrets::{SecretSet, ViolationAction};
@@ -184,15 +184,7 @@ async fn describe_machine(
     }
     machine.root = Some(Disk {
         path: root.path.clone(),
-        fstype: match root.format {
-            DiskFormat::Squashfs => "squashfs".to_owned(),
-            // msb-image may learn formats this facade does not know yet.
-            other => {
-                return Err(Error::Config(format!(
-                    "the root disk's format {other:?} is not supported"
-                )));
-            }
-        },
+        fstype: root.format.to_string(),
     });
     machine.network = Some(NetworkDevice {
         mac: Addresses::default().guest_mac,

@@ -10,7 +10,7 @@ use crate::content::Digest;
 pub enum ImportError {
     /// The file or directory is nothing that images are made of.
     #[error(
-        "it is neither an OCI image layout, a docker archive, a squashfs file nor a directory{hint}"
+        "it is neither an OCI image layout, a docker archive, a squashfs or ext4 file nor a directory{hint}"
     )]
     Unrecognised {
         /// What it may be instead; empty, or begins with `: `.
@@ -113,6 +113,12 @@ pub enum ImportError {
         /// The last it said.
         output: String,
     },
+    /// The file system of the store is full.
+    #[error("no space is left")]
+    NoSpace(#[source] io::Error),
+    /// The disk cannot be written.
+    #[error("the root disk cannot be written")]
+    Write(#[source] io::Error),
     /// The image cannot be read.
     #[error("cannot read {what}")]
     Read {
@@ -173,6 +179,16 @@ pub enum LayerError {
     /// Its data cannot be handed to `mksquashfs`.
     #[error("its files cannot be packed")]
     Pack(#[source] io::Error),
+}
+
+impl ImportError {
+    /// A failure to write the disk.
+    pub(super) fn writing(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace(error),
+            _ => Self::Write(error),
+        }
+    }
 }
 
 /// The path of an entry as text that a terminal can show.

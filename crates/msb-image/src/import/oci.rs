@@ -12,15 +12,15 @@ use crate::config::ImageConfig;
 use crate::content::Digest;
 
 /// Indexes in indexes; nobody makes more than two.
-const INDEX_DEPTH: usize = 4;
+pub(crate) const INDEX_DEPTH: usize = 4;
 /// Docker allows 127.
 const LAYERS: usize = 512;
 
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
 /// The reference of an image in a layout's index.
@@ -28,11 +28,11 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// An image whose documents hold together. Its layers are still to be read.
 #[derive(Debug)]
-pub(super) struct Image {
+pub(crate) struct Image {
     /// Identifies it: of its manifest, or of the configuration in a docker archive.
-    pub(super) digest: Digest,
-    pub(super) config: ImageConfig,
-    pub(super) layers: Vec<Layer>,
+    pub(crate) digest: Digest,
+    pub(crate) config: ImageConfig,
+    pub(crate) layers: Vec<Layer>,
 }
 
 #[derive(Deserialize)]
@@ -40,19 +40,28 @@ struct Index {
     manifests: Vec<Descriptor>,
 }
 
-#[derive(Clone, Deserialize)]
+/// Where a part of an image is, and what.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
+pub(crate) struct Descriptor {
     #[serde(default)]
     media_type: String,
     digest: String,
-    size: u64,
+    pub(crate) size: u64,
     platform: Option<Platform>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
 }
 
-#[derive(Clone, Deserialize)]
+/// What an index leads to.
+#[derive(Debug)]
+pub(crate) enum Chosen {
+    Manifest(Descriptor),
+    /// Another index.
+    Index(Descriptor),
+}
+
+#[derive(Clone, Debug, Deserialize)]
 struct Platform {
     #[serde(default)]
     os: String,
@@ -60,10 +69,11 @@ struct Platform {
     architecture: String,
 }
 
-#[derive(Deserialize)]
-struct Manifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
+/// The parts of an image.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<Descriptor>,
 }
 
 #[derive(Deserialize)]
@@ -100,36 +110,89 @@ struct DockerImage {
 /// The image in an OCI layout: the only one for linux/amd64, or the one called `reference`.
 pub(super) fn layout(source: &Source, reference: Option<&str>) -> Result<Image, ImportError> {
     let index = source.document("index", "index.json")?;
-    let chosen = choose(source, &index, reference, 0)?;
-    let manifest: Manifest = parse("manifest", &fetch(source, "manifest", &chosen)?)?;
-    let of_config = &manifest.config;
-    if ![OCI_CONFIG, DOCKER_CONFIG].contains(&of_config.media_type.as_str()) {
-        return Err(media_type("configuration", &of_config.media_type));
+    let mut chosen = choose(&index, reference)?;
+    for _ in 0..INDEX_DEPTH {
+        let Chosen::Index(descriptor) = chosen else {
+            break;
+        };
+        chosen = choose(&fetch(source, "index", &descriptor)?, None)?;
     }
-    let text = fetch(source, "configuration", of_config)?;
-    let (config, diff_ids) = configuration(&text, manifest.layers.len())?;
-    let of = manifest.layers.len();
-    let layers = manifest.layers.iter().zip(diff_ids).enumerate();
-    let layers = layers.map(|(at, (layer, diff_id))| {
-        let what = format!("layer {} of {of}", at + 1);
-        let compression = Compression::of_media_type(&layer.media_type)
-            .ok_or_else(|| media_type(&what, &layer.media_type))?;
-        let digest = digest(&what, &layer.digest)?;
-        source.verify(&what, digest, layer.size)?;
-        Ok(Layer {
-            number: at + 1,
-            of,
-            label: format!("{digest:?}"),
-            name: blob(digest),
-            compression: Some(compression),
-            diff_id,
+    let descriptor = chosen.manifest()?;
+    let manifest = Manifest::parse(&fetch(source, "manifest", &descriptor)?)?;
+    let configuration = fetch(source, "configuration", &manifest.config)?;
+    manifest.image(descriptor.digest("manifest")?, &configuration)
+}
+
+impl Descriptor {
+    /// Its digest; `what` it names is for the error.
+    pub(crate) fn digest(&self, what: &str) -> Result<Digest, ImportError> {
+        digest(what, &self.digest)
+    }
+
+    /// Checks what was found against it.
+    pub(crate) fn check(&self, what: &str, bytes: &[u8]) -> Result<(), ImportError> {
+        if bytes.len() as u64 != self.size {
+            return Err(ImportError::BlobSize {
+                what: what.to_owned(),
+                expected: self.size,
+                found: bytes.len() as u64,
+            });
+        }
+        check_digest(what, self.digest(what)?, Digest::of(bytes))
+    }
+}
+
+impl Chosen {
+    /// The manifest, where no more indexes are followed.
+    pub(crate) fn manifest(self) -> Result<Descriptor, ImportError> {
+        match self {
+            Self::Manifest(descriptor) => Ok(descriptor),
+            Self::Index(_) => Err(ImportError::Document {
+                what: "index".into(),
+                problem: format!("leads to indexes more than {INDEX_DEPTH} deep"),
+            }),
+        }
+    }
+}
+
+impl Manifest {
+    /// Reads a manifest and checks what it is of.
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, ImportError> {
+        let manifest: Self = parse("manifest", text)?;
+        let of_config = manifest.config.media_type.as_str();
+        if ![OCI_CONFIG, DOCKER_CONFIG].contains(&of_config) {
+            return Err(media_type("configuration", of_config));
+        }
+        check_layers(manifest.layers.len())?;
+        Ok(manifest)
+    }
+
+    /// The image with this configuration, which was checked, and `digest` for its manifest.
+    pub(crate) fn image(&self, digest: Digest, text: &[u8]) -> Result<Image, ImportError> {
+        let (config, diff_ids) = configuration(text, self.layers.len())?;
+        let of = self.layers.len();
+        let layers = self.layers.iter().zip(diff_ids).enumerate();
+        let layers = layers.map(|(at, (layer, diff_id))| {
+            let what = format!("layer {} of {of}", at + 1);
+            let compression = Compression::of_media_type(&layer.media_type)
+                .ok_or_else(|| media_type(&what, &layer.media_type))?;
+            let digest = layer.digest(&what)?;
+            Ok(Layer {
+                number: at + 1,
+                of,
+                label: format!("{digest:?}"),
+                name: blob(digest),
+                blob: Some((digest, layer.size)),
+                compression: Some(compression),
+                diff_id,
+            })
+        });
+        Ok(Image {
+            digest,
+            config,
+            layers: layers.collect::<Result<_, _>>()?,
         })
-    });
-    Ok(Image {
-        digest: digest("manifest", &chosen.digest)?,
-        config,
-        layers: layers.collect::<Result<_, _>>()?,
-    })
+    }
 }
 
 /// The image in what `docker save` writes.
@@ -165,6 +228,7 @@ pub(super) fn docker(source: &Source, reference: Option<&str>) -> Result<Image, 
         of,
         label: name.clone(),
         name,
+        blob: None,
         compression: None,
         diff_id,
     });
@@ -175,13 +239,8 @@ pub(super) fn docker(source: &Source, reference: Option<&str>) -> Result<Image, 
     })
 }
 
-/// The manifest that an index leads to.
-fn choose(
-    source: &Source,
-    index: &[u8],
-    reference: Option<&str>,
-    depth: usize,
-) -> Result<Descriptor, ImportError> {
+/// What of an index is for linux/amd64; the image called `reference`, if one is asked for.
+pub(crate) fn choose(index: &[u8], reference: Option<&str>) -> Result<Chosen, ImportError> {
     let index: Index = parse("index", index)?;
     let name_of = |entry: &Descriptor| {
         let annotations = entry.annotations.as_ref();
@@ -194,7 +253,7 @@ fn choose(
         .collect::<Vec<_>>();
     let fits = |platform: &Platform| platform.os == "linux" && platform.architecture == "amd64";
     let named = |entry: &&Descriptor| {
-        reference.is_none_or(|wanted| depth > 0 || name_of(entry).as_deref() == Some(wanted))
+        reference.is_none_or(|wanted| name_of(entry).as_deref() == Some(wanted))
     };
     let entries: Vec<_> = index.manifests.iter().filter(named).collect();
     if let (Some(reference), true) = (reference, entries.is_empty()) {
@@ -220,11 +279,8 @@ fn choose(
                 .collect(),
         }),
         [one] => match one.media_type.as_str() {
-            OCI_MANIFEST | DOCKER_MANIFEST => Ok(one.clone()),
-            OCI_INDEX | DOCKER_LIST if depth < INDEX_DEPTH => {
-                let index = fetch(source, "index", one)?;
-                choose(source, &index, reference, depth + 1)
-            }
+            OCI_MANIFEST | DOCKER_MANIFEST => Ok(Chosen::Manifest(one.clone())),
+            OCI_INDEX | DOCKER_LIST => Ok(Chosen::Index(one.clone())),
             other => Err(media_type("manifest", other)),
         },
         _ if names.is_empty() => Err(ImportError::Ambiguous {
@@ -235,12 +291,7 @@ fn choose(
 }
 
 fn configuration(text: &[u8], layers: usize) -> Result<(ImageConfig, Vec<Digest>), ImportError> {
-    if layers > LAYERS {
-        return Err(ImportError::Layers {
-            found: layers,
-            limit: LAYERS,
-        });
-    }
+    check_layers(layers)?;
     let parsed: Configuration = parse("configuration", text)?;
     let platform = parsed.platform;
     if (platform.os.as_str(), platform.architecture.as_str()) != ("linux", "amd64") {
@@ -274,17 +325,19 @@ fn configuration(text: &[u8], layers: usize) -> Result<(ImageConfig, Vec<Digest>
 
 /// A document by its descriptor, verified.
 fn fetch(source: &Source, what: &str, descriptor: &Descriptor) -> Result<Vec<u8>, ImportError> {
-    let expected = digest(what, &descriptor.digest)?;
-    let bytes = source.document(what, &blob(expected))?;
-    if bytes.len() as u64 != descriptor.size {
-        return Err(ImportError::BlobSize {
-            what: what.to_owned(),
-            expected: descriptor.size,
-            found: bytes.len() as u64,
-        });
-    }
-    check_digest(what, expected, Digest::of(&bytes))?;
+    let bytes = source.document(what, &blob(descriptor.digest(what)?))?;
+    descriptor.check(what, &bytes)?;
     Ok(bytes)
+}
+
+fn check_layers(found: usize) -> Result<(), ImportError> {
+    match found {
+        ..=LAYERS => Ok(()),
+        found => Err(ImportError::Layers {
+            found,
+            limit: LAYERS,
+        }),
+    }
 }
 
 fn parse<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T, ImportError> {

@@ -17,9 +17,12 @@ const BLOCK: u64 = 512;
 /// What of its complaints is shown, in bytes.
 const TOLD: usize = 500;
 
+/// How the C library says that a disk or quota is full.
+const NO_SPACE: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
+
 /// LZ4 unpacks several times faster than zstd, which is what counts in an emulated guest.
 const FORMAT: &[&str] = &["-comp", "lz4", "-Xhc", "-b", "128K", "-no-exports"];
-/// Equal trees give equal disks, which are then kept once.
+/// Equal trees give equal disks, but for the root directory's time, which version 4.5 takes from the clock.
 const REPRODUCIBLE: &[&str] = &["-mkfs-time", "0"];
 
 /// A running `mksquashfs`.
@@ -160,6 +163,8 @@ fn command(disk: &Path, from: &std::ffi::OsStr) -> Command {
         .args(["-noappend", "-no-progress", "-quiet", "-exit-on-error"]);
     // It would take another time than it was given.
     command.env_remove("SOURCE_DATE_EPOCH");
+    // What it says of a full disk is looked for.
+    command.env("LC_ALL", "C");
     command
 }
 
@@ -185,6 +190,9 @@ fn end(mut child: Child, mut told: File) -> Result<(), ImportError> {
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .collect();
+    if NO_SPACE.iter().any(|said| text.contains(said)) {
+        return Err(ImportError::NoSpace(io::ErrorKind::StorageFull.into()));
+    }
     Err(ImportError::Pack {
         output: match (read, lines.is_empty()) {
             (Ok(_), false) => lines.join("; "),

@@ -3,20 +3,21 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::entries::{Entries, EntryKind, Fault};
 use super::error::ImportError;
-use crate::content::{self, Digest};
+use crate::content::Digest;
 
 /// What an archive may hold besides its layers.
 const ARCHIVE_ENTRIES: usize = 100_000;
 /// Of an index, manifest or configuration, in bytes: what registries take.
-const DOCUMENT_LIMIT: u64 = 4 << 20;
+pub(crate) const DOCUMENT_LIMIT: u64 = 4 << 20;
 
 /// The parts of an image by name.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(crate) enum Source {
     Directory(PathBuf),
     Archive {
         path: PathBuf,
@@ -26,7 +27,7 @@ pub(super) enum Source {
 
 /// A part of an archive.
 #[derive(Debug)]
-pub(super) enum Part {
+pub(crate) enum Part {
     At {
         offset: u64,
         size: u64,
@@ -97,16 +98,7 @@ impl Source {
 
     /// Opens the part `name`, and says how long it is. `what` is for the error.
     pub(super) fn open(&self, what: &str, name: &str) -> Result<(Box<dyn Read>, u64), ImportError> {
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => ImportError::MissingBlob {
-                what: what.to_owned(),
-                name: name.to_owned(),
-            },
-            _ => ImportError::Read {
-                what: what.to_owned(),
-                source,
-            },
-        };
+        let failed = |source: io::Error| missing(what, name, source);
         match self {
             Self::Directory(dir) => {
                 // Names come from documents of the image.
@@ -153,23 +145,39 @@ impl Source {
         Ok(bytes)
     }
 
-    /// Checks that the blob is what its descriptor says.
-    pub(super) fn verify(&self, what: &str, digest: Digest, size: u64) -> Result<(), ImportError> {
-        let (mut reader, found) = self.open(what, &blob(digest))?;
-        if found != size {
-            return Err(ImportError::BlobSize {
-                what: what.to_owned(),
-                expected: size,
-                found,
-            });
-        }
-        let found =
-            content::copy(&mut reader, &mut io::sink()).map_err(|source| ImportError::Read {
-                what: what.to_owned(),
-                source,
-            })?;
-        check_digest(what, digest, found.sha256)
+    /// Which file the part `name` is in, and when it was changed last.
+    pub(super) fn stamp(&self, what: &str, name: &str) -> Result<Stamp, ImportError> {
+        let path = match self {
+            Self::Directory(dir) => &dir.join(name),
+            Self::Archive { path, .. } => path,
+        };
+        let metadata = std::fs::metadata(path).map_err(|source| missing(what, name, source))?;
+        Ok(Stamp {
+            file: (metadata.dev(), metadata.ino()),
+            len: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
     }
+}
+
+/// Why the part cannot be read: it may not be there.
+fn missing(what: &str, name: &str, source: io::Error) -> ImportError {
+    let what = what.to_owned();
+    match source.kind() {
+        io::ErrorKind::NotFound => ImportError::MissingBlob {
+            what,
+            name: name.to_owned(),
+        },
+        _ => ImportError::Read { what, source },
+    }
+}
+
+/// A state of a file: nobody can write to it and have the same one after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    file: (u64, u64),
+    len: u64,
+    changed: (i64, i64),
 }
 
 /// Where a layout keeps the blob.
@@ -177,7 +185,7 @@ pub(super) fn blob(digest: Digest) -> String {
     format!("blobs/sha256/{digest}")
 }
 
-pub(super) fn check_digest(what: &str, expected: Digest, found: Digest) -> Result<(), ImportError> {
+pub(crate) fn check_digest(what: &str, expected: Digest, found: Digest) -> Result<(), ImportError> {
     if found == expected {
         return Ok(());
     }

@@ -75,7 +75,8 @@ fn empty_store_says_what_to_run() {
         store.root_disk("base"),
         "no image `base`: the store has none yet",
     );
-    check_error(store.root_disk("a/b"), "--rootfs");
+    check_error(store.root_disk("a/b"), "no image `a/b`");
+    check_error(store.root_disk("A/b"), "a path begins with");
     assert!(!store.dir().exists(), "reading creates nothing");
 }
 
@@ -270,7 +271,7 @@ fn given_root_disk_is_a_whole_squashfs() {
     fs::write(&path, &squashfs(0)[..90]).unwrap();
     check_error(RootDisk::from_path(&path), "says 96 bytes, the file has 90");
     fs::write(&path, b"hello").unwrap();
-    check_error(RootDisk::from_path(&path), "is not a squashfs file");
+    check_error(RootDisk::from_path(&path), "is not a squashfs or ext4 file");
     check_error(
         RootDisk::from_path(&dir.path().join("absent")),
         "cannot read the root disk",

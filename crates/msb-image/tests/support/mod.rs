@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use msb_image::Digest;
+use msb_image::{Digest, Imported, Store};
 use serde_json::json;
 use tar::{EntryType, Header};
 
@@ -436,6 +436,25 @@ pub(crate) fn unpacked(dir: &Path, disk: &Path) -> BTreeMap<String, String> {
         .arg(dir)
         .arg(disk));
     listing(dir)
+}
+
+/// What is on an image's disk, without the data of files. The root directory's time is when the disk was made, by
+/// mksquashfs 4.5.
+pub(crate) fn contents(store: &Store, image: &Imported) -> Vec<String> {
+    let disk = store.content_path(&image.manifest.content.sha256);
+    let output = Command::new("unsquashfs")
+        .arg("-lls")
+        .arg(disk)
+        .output()
+        .expect("unsquashfs");
+    let listed = String::from_utf8(output.stdout).expect("text");
+    let below: Vec<_> = listed
+        .lines()
+        .filter(|line| line.contains("squashfs-root/"))
+        .map(str::to_owned)
+        .collect();
+    assert!(!below.is_empty(), "{listed}");
+    below
 }
 
 fn run(command: &mut Command) {
