@@ -381,8 +381,14 @@ impl Following {
             if !self.follow || has_ended {
                 return;
             }
+            let written = async {
+                if self.written.changed().await.is_err() {
+                    // The log has ended, and the sandbox will in a moment.
+                    std::future::pending::<()>().await;
+                }
+            };
             tokio::select! {
-                _ = self.written.changed() => {}
+                () = written => {}
                 _ = self.ended.wait_for(Option::is_some) => {}
                 () = sender.closed() => return,
             }

@@ -30,8 +30,8 @@ const TERMINATE_WAIT: Duration = Duration::from_secs(8);
 const SIGTERM: i32 = 15;
 /// The exit status of what SIGKILL has ended.
 const KILLED: u8 = 137;
-/// How much of the console a sandbox's log gets when the machine ended by itself.
-const CONSOLE_LINES: usize = 20;
+/// How much of the console a sandbox's log gets when the machine ended by itself: a panic with its trace is some 60 lines.
+const CONSOLE_LINES: usize = 100;
 /// Requests that wait.
 const ASKS: usize = 16;
 
@@ -236,12 +236,7 @@ impl Held {
                 reason = sandbox.wait() => return Why::Machine(reason),
                 () = self.signals.next() => return Why::Stop(TERMINATE_WAIT),
                 ask = asked.recv() => match ask {
-                    Some(Ask::Stop(timeout)) => {
-                        if paused.load(Ordering::Relaxed) {
-                            let _ = sandbox.resume().await;
-                        }
-                        return Why::Stop(timeout);
-                    }
+                    Some(Ask::Stop(timeout)) => return Why::Stop(timeout),
                     Some(Ask::Kill) | None => return Why::Kill,
                     Some(Ask::Pause(answer)) => {
                         let done = self.set_paused(sandbox, paused, true).await;
@@ -386,6 +381,8 @@ async fn stop(
     timeout: Duration,
 ) -> (String, Option<u8>) {
     let deadline = tokio::time::Instant::now() + timeout;
+    // One that is halted ends nothing in order; to let go on what runs is harmless.
+    let _ = sandbox.resume().await;
     let mut code = None;
     if let Some(mut command) = command {
         let asked = async {

@@ -441,6 +441,42 @@ fn sandboxes_one_after_another_and_at_once_leave_nothing() {
 }
 
 #[test]
+fn a_guest_or_qemu_that_dies_is_told_with_its_last_words() {
+    on_guests(async {
+        let there = Background::new();
+        let line = "run -d --name box --no-command base";
+        there.check(line, None, Expected::says("box\n")).await;
+        there
+            .check(
+                "exec box sh -c",
+                Some("echo c > /proc/sysrq-trigger; sleep 600"),
+                Expected::fails("the sandbox has ended"),
+            )
+            .await;
+        there
+            .check("wait box", None, Expected::fails("box has ended"))
+            .await;
+        let logs = there.check("logs box", None, Expected::says("")).await;
+        assert!(logs.stderr.contains("Kernel panic"), "{logs:?}");
+
+        there
+            .check("start box", None, Expected::says("box\n"))
+            .await;
+        let told = there.msb("inspect box", None).await;
+        let told: serde_json::Value = serde_json::from_slice(&told.stdout).expect("JSON");
+        let pid = told[0]["running"]["vmm_pid"].as_u64().expect("a number");
+        let pid = u32::try_from(pid).expect("a process id");
+        let qemu = HostProcess::open(pid).expect("QEMU");
+        let waiting = tokio::spawn(finish(there.command(["wait", "box"]), Vec::new()));
+        qemu.signal(rustix::process::Signal::KILL);
+        Expected::fails("QEMU ended with signal: 9").check("wait", &waiting.await.expect("ended"));
+        assert_eq!(there.info("box").await["state"], "ended");
+        there.check("rm box", None, Expected::says("box\n")).await;
+        there.check_nothing_is_left("after both").await;
+    });
+}
+
+#[test]
 fn an_interrupted_start_leaves_nothing() {
     on_guests(async {
         let there = Background::new();
