@@ -64,6 +64,8 @@ pub enum Purpose {
     Anchor,
     /// A certificate, or a link named after its subject's hash, in a directory that OpenSSL searches.
     HashedDirectory,
+    /// A key store of Java.
+    KeyStore,
     /// A file below [`RUNTIME_DIRECTORY`](crate::RUNTIME_DIRECTORY).
     Runtime,
 }
@@ -74,6 +76,7 @@ impl fmt::Display for Purpose {
             Self::Bundle => "certificate bundle",
             Self::Anchor => "trust anchor",
             Self::HashedDirectory => "hashed certificate directory",
+            Self::KeyStore => "Java key store",
             Self::Runtime => "runtime trust file",
         })
     }
@@ -105,6 +108,11 @@ pub enum Problem {
     Missing,
     /// The environment names it by a path that is not absolute.
     RelativePath,
+    /// It is a key store that cannot be changed: of an unknown kind, damaged, or with another password than Java's.
+    KeyStore {
+        /// Which of these.
+        reason: &'static str,
+    },
     /// The authority's subject has no hash: a string in it is not valid in its own encoding.
     SubjectNotHashable,
 }
@@ -135,6 +143,7 @@ impl fmt::Display for Problem {
             Self::RelativePath => {
                 formatter.write_str("named by the environment by a path that is not absolute")
             }
+            Self::KeyStore { reason } => write!(formatter, "left alone: {reason}"),
             Self::SubjectNotHashable => {
                 formatter.write_str("the authority's subject cannot be hashed")
             }

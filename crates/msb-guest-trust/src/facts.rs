@@ -16,6 +16,7 @@ pub struct Facts {
     pub(crate) new_bundles: Vec<(String, Result<PathBuf, Failure>)>,
     pub(crate) anchors: Vec<DirectoryFacts>,
     pub(crate) hashed: Vec<DirectoryFacts>,
+    pub(crate) key_stores: Vec<KeyStoreFacts>,
     pub(crate) runtime: Result<PathBuf, Failure>,
     pub(crate) node_extra: Option<NodeExtra>,
     /// What could not be found out.
@@ -28,6 +29,15 @@ pub(crate) struct BundleFacts {
     pub(crate) names: Vec<String>,
     /// Whether the system's programs read it, and not only those that the environment directs to it.
     pub(crate) system: bool,
+    pub(crate) path: PathBuf,
+    pub(crate) content: Vec<u8>,
+    /// Why it must not be changed.
+    pub(crate) blocked: Option<Problem>,
+}
+
+/// A key store of Java.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyStoreFacts {
     pub(crate) path: PathBuf,
     pub(crate) content: Vec<u8>,
     /// Why it must not be changed.

@@ -36,6 +36,7 @@
 //! - One file per authority in the distribution's anchor directory, for a later `update-ca-certificates` or
 //!   `update-ca-trust`. It carries the markers too: a bundle that such a tool puts together can still be cleaned.
 //! - One file and one `<hash>.N` link per authority in directories that are hashed.
+//! - One entry per authority in key stores of Java that have Java's own password or none, JKS or PKCS#12.
 //! - Files below [`RUNTIME_DIRECTORY`], for the variables and for roots that cannot be written.
 //!
 //! # Limits
@@ -43,7 +44,8 @@
 //!   read: nothing else may change the root between reading and applying.
 //! - A file on another file system than the root's is never changed: it may be the host's, mounted into the guest.
 //! - Extended attributes of a replaced bundle are not kept, and a hard link to it keeps the former content.
-//! - Java key stores and NSS databases are not written.
+//! - What `update-ca-trust` puts together from an anchor has no markers: it is there until that is run again.
+//! - An entry of a Java key store that `keytool` has since moved into an encrypted part is not found again.
 #![forbid(unsafe_code)]
 
 mod block;
@@ -52,6 +54,7 @@ mod environment;
 mod error;
 mod facts;
 mod io;
+mod java;
 mod places;
 mod plan;
 mod roots;

@@ -128,3 +128,36 @@ pub(crate) const HASHED_DIRECTORIES: &[&str] = &[
     "/var/lib/ca-certificates/openssl",
     "/var/lib/ca-certificates/pem",
 ];
+
+/// Key stores of Java that distributions share between all versions.
+pub(crate) const KEY_STORES: &[&str] = &[
+    // Debian, Ubuntu, Alpine
+    "/etc/ssl/certs/java/cacerts",
+    // Fedora, RHEL, Amazon Linux
+    "/etc/pki/java/cacerts",
+    "/etc/pki/ca-trust/extracted/java/cacerts",
+    // Arch
+    "/etc/ca-certificates/extracted/java-cacerts.jks",
+    // openSUSE
+    "/var/lib/ca-certificates/java-cacerts",
+];
+
+/// Directories whose entries may each be a Java: of distributions, of images made from archives, of SDKMAN.
+pub(crate) const JAVA_PARENTS: &[&str] = &[
+    "/usr/lib/jvm",
+    "/usr/lib64/jvm",
+    "/usr/java",
+    "/opt",
+    "/opt/java",
+    "/opt/jdk",
+    "/usr/local",
+    "/root/.sdkman/candidates/java",
+];
+
+/// Where a Java keeps what it trusts, below its home. The first is read instead of the others if it is there.
+pub(crate) const KEY_STORES_OF_JAVA: &[&str] = &[
+    "lib/security/jssecacerts",
+    "lib/security/cacerts",
+    "jre/lib/security/jssecacerts",
+    "jre/lib/security/cacerts",
+];

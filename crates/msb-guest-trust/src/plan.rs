@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::block;
 use crate::certificate::CaCertificate;
 use crate::error::{Failure, Problem, Purpose};
-use crate::facts::{BundleFacts, DirectoryFacts, Facts};
+use crate::facts::{BundleFacts, DirectoryFacts, Facts, KeyStoreFacts};
+use crate::java;
 use crate::places::{
     FILE_PREFIX, RUNTIME_BUNDLE, RUNTIME_CA_FILE, RUNTIME_DIRECTORY, RUNTIME_NODE_EXTRA,
 };
@@ -122,6 +123,9 @@ pub fn plan(facts: &Facts, request: &TrustRequest<'_>) -> Plan {
     }
     for directory in &facts.hashed {
         planner.hashed(directory);
+    }
+    for store in &facts.key_stores {
+        planner.key_store(store);
     }
     planner.node_extra();
     planner.plan
@@ -383,6 +387,23 @@ impl Planner<'_> {
             }
         }
         Some(needs)
+    }
+
+    fn key_store(&mut self, store: &KeyStoreFacts) {
+        let problem = match java::with_entries(&store.content, self.for_clients) {
+            Ok(content) if content == store.content => return,
+            Ok(content) if store.blocked.is_none() => {
+                self.write(store.path.clone(), Purpose::KeyStore, content);
+                return;
+            }
+            Ok(_) => store.blocked.clone(),
+            // Where nothing is to be trusted, it matters only if there was anything of a former boot.
+            Err(_) if !self.plan.requested => None,
+            Err(reason) => Some(Problem::KeyStore { reason }),
+        };
+        if let Some(problem) = problem {
+            self.fail(&store.path, Purpose::KeyStore, problem);
+        }
     }
 
     fn node_extra(&mut self) {

@@ -96,7 +96,7 @@ fn text(value: AnyRef<'_>) -> Option<Text> {
     Some(Text::String(string))
 }
 
-fn two_byte_characters(bytes: &[u8]) -> Option<String> {
+pub(crate) fn two_byte_characters(bytes: &[u8]) -> Option<String> {
     let (units, rest) = bytes.as_chunks();
     if !rest.is_empty() {
         return None;
@@ -118,7 +118,7 @@ fn fold(string: &str) -> Vec<u8> {
         .join(&b' ')
 }
 
-fn emit(tag: Tag, value: &[u8], encoded: &mut Vec<u8>) -> Option<()> {
+pub(crate) fn emit(tag: Tag, value: &[u8], encoded: &mut Vec<u8>) -> Option<()> {
     let header = Header::new(tag, Length::try_from(value.len()).ok()?);
     encoded.extend(header.to_der().ok()?);
     encoded.extend_from_slice(value);

@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use super::tree::{Place, Tree};
 use crate::environment::BUNDLE_VARIABLES;
 use crate::error::{Failure, Problem, Purpose};
-use crate::facts::{BundleFacts, DirectoryFacts, Facts, NodeExtra};
+use crate::facts::{BundleFacts, DirectoryFacts, Facts, KeyStoreFacts, NodeExtra};
 use crate::places::{
-    ANCHOR_DIRECTORIES, AnchorDirectory, BUNDLES, FILE_PREFIX, HASHED_DIRECTORIES, NEW_BUNDLES,
-    RUNTIME_DIRECTORY,
+    ANCHOR_DIRECTORIES, AnchorDirectory, BUNDLES, FILE_PREFIX, HASHED_DIRECTORIES, JAVA_PARENTS,
+    KEY_STORES, KEY_STORES_OF_JAVA, NEW_BUNDLES, RUNTIME_DIRECTORY,
 };
+
+/// More than anyone has versions of Java.
+const MAX_ENTRIES: usize = 256;
 
 impl Facts {
     /// Looks at the root whose guest has no variables yet. See [`Facts::read_with`].
@@ -35,6 +38,7 @@ impl Facts {
             new_bundles: Vec::new(),
             anchors: Vec::new(),
             hashed: Vec::new(),
+            key_stores: Vec::new(),
             runtime: match tree.find(Path::new(RUNTIME_DIRECTORY)) {
                 Ok(place) => Ok(place.path),
                 Err(error) => Err(failure(
@@ -59,6 +63,7 @@ impl Facts {
         for name in HASHED_DIRECTORIES {
             facts.read_hashed(&tree, name);
         }
+        facts.read_key_stores(&tree, existing("JAVA_HOME").as_deref());
         if let Some(value) = existing("NODE_EXTRA_CA_CERTS").filter(|value| !value.is_empty()) {
             facts.read_node_extra(&tree, value);
         }
@@ -207,6 +212,45 @@ impl Facts {
         Some(facts)
     }
 
+    fn read_key_stores(&mut self, tree: &Tree, java_home: Option<&str>) {
+        let mut homes: Vec<_> = JAVA_PARENTS
+            .iter()
+            .flat_map(|parent| entries(tree, parent))
+            .collect();
+        homes.extend(
+            java_home
+                .filter(|home| home.starts_with('/'))
+                .map(PathBuf::from),
+        );
+        let shared = KEY_STORES.iter().map(PathBuf::from);
+        let own = homes
+            .iter()
+            .flat_map(|home| KEY_STORES_OF_JAVA.iter().map(|below| home.join(below)));
+        for name in shared.chain(own) {
+            // What leads nowhere is no key store.
+            let Ok(place) = tree.find(&name) else {
+                continue;
+            };
+            if place.metadata.is_none()
+                || self.key_stores.iter().any(|known| known.path == place.path)
+            {
+                continue;
+            }
+            match tree.read(&place) {
+                Ok(content) => self.key_stores.push(KeyStoreFacts {
+                    blocked: tree.blocked(place.path.parent().unwrap_or(&place.path)),
+                    path: place.path,
+                    content,
+                }),
+                Err(problem) => self.failures.push(Failure {
+                    path: name,
+                    purpose: Purpose::KeyStore,
+                    problem,
+                }),
+            }
+        }
+    }
+
     fn read_node_extra(&mut self, tree: &Tree, value: String) {
         let content = if value.starts_with('/') {
             tree.find(Path::new(&value))
@@ -224,6 +268,23 @@ impl Facts {
     fn fail(&mut self, path: &str, purpose: Purpose, problem: Problem) {
         self.failures.push(failure(path, purpose, problem));
     }
+}
+
+/// What is in a directory, in order, or the first of it: an image may hold any number.
+fn entries(tree: &Tree, directory: &str) -> Vec<PathBuf> {
+    let Ok(place) = tree.find(Path::new(directory)) else {
+        return Vec::new();
+    };
+    let found = fs::read_dir(tree.outside(&place.path))
+        .into_iter()
+        .flatten();
+    let mut found: Vec<_> = found
+        .flatten()
+        .take(MAX_ENTRIES)
+        .map(|entry| place.path.join(entry.file_name()))
+        .collect();
+    found.sort();
+    found
 }
 
 fn failure(path: &str, purpose: Purpose, problem: Problem) -> Failure {
