@@ -9,12 +9,13 @@ mod initramfs;
 mod kernel;
 mod modules;
 mod newc;
+mod runtimes;
 
 use std::fs::File;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use msb_image::{Artefact, Digest, Manifest, Store};
+use msb_image::{Artefact, Digest, ImageName, Manifest, Store};
 
 use crate::process;
 
@@ -29,19 +30,7 @@ pub(crate) enum Rebuild {
 
 /// Brings every artefact up to date.
 pub(crate) fn run(rebuild: Rebuild) -> Result<()> {
-    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        bail!("guest images are built on Linux on x86-64 only");
-    }
-    let tools = ["apt-get", "dpkg-deb", "mmdebstrap", "mksquashfs"];
-    let missing: Vec<_> = tools
-        .into_iter()
-        .filter(|tool| process::find(tool).is_none())
-        .collect();
-    let builder = Builder {
-        store: Store::open_default()?,
-        rebuild,
-        missing: missing.join(", "),
-    };
+    let builder = Builder::new(rebuild)?;
     let _lock = lock(&builder.store)?;
     let sources = debian::Sources::find()?;
     kernel::build(&builder, &sources)?;
@@ -53,6 +42,13 @@ pub(crate) fn run(rebuild: Rebuild) -> Result<()> {
     }
     eprintln!("images are in {}", builder.store.dir().display());
     Ok(())
+}
+
+/// Brings the image `runtimes` up to date, which only `cargo xtask trust` needs.
+pub(crate) fn runtimes() -> Result<ImageName> {
+    let builder = Builder::new(Rebuild::WhatChanged)?;
+    let _lock = lock(&builder.store)?;
+    runtimes::build(&builder, &debian::Sources::find()?)
 }
 
 /// Waits until no other process builds images for this store: two would do the same work.
@@ -78,6 +74,22 @@ struct Builder {
 }
 
 impl Builder {
+    fn new(rebuild: Rebuild) -> Result<Self> {
+        if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+            bail!("guest images are built on Linux on x86-64 only");
+        }
+        let tools = ["apt-get", "dpkg-deb", "mmdebstrap", "mksquashfs"];
+        let missing: Vec<_> = tools
+            .into_iter()
+            .filter(|tool| process::find(tool).is_none())
+            .collect();
+        Ok(Self {
+            store: Store::open_default()?,
+            rebuild,
+            missing: missing.join(", "),
+        })
+    }
+
     /// The current manifest of `artefact` if it was made by `recipe` and need not be made again.
     fn current(&self, artefact: &Artefact, recipe: &str) -> Option<Manifest> {
         if self.rebuild == Rebuild::Everything {

@@ -13,6 +13,7 @@ mod rivals;
 mod setup;
 mod test;
 mod tidy;
+mod trust;
 mod unpack;
 
 use std::process::ExitCode;
@@ -33,6 +34,9 @@ Usage: cargo xtask TASK
                      setup, then search for inputs that break a promise, 300 s for each target
   conformance [--only TEXT] [--write]
                      run the proxy against foreign clients, servers and scanners; --write renews docs/conformance.md
+  trust [--only TEXT] [--write]
+                     setup, image, then try programs of many kinds in a guest whose TLS is intercepted; --write
+                     renews docs/trust.md
 
 Images are kept in $MSB_HOME, else $XDG_CACHE_HOME/msb, else ~/.cache/msb.
 MSB_DEBIAN_MIRROR and MSB_DEBIAN_SUITE override where Debian packages come from.";
@@ -60,6 +64,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["demo"] => demo::run(),
         ["fuzz", rest @ ..] => fuzz::run(rest),
         ["conformance", rest @ ..] => conformance::run(rest),
+        ["trust", rest @ ..] => trust::run(rest),
         ["bench", name, rest @ ..] => bench::run(name, rest),
         [] | ["help" | "-h" | "--help"] => {
             eprintln!("{USAGE}");

@@ -66,14 +66,18 @@ impl Sources {
     /// directory. Unpacks packages and their dependencies; runs none of their scripts, so it
     /// needs no privileges.
     pub(crate) fn mmdebstrap(&self, options: &[String], target: &Path) -> Command {
+        self.run(&["--mode=chrootless", "--variant=extract"], options, target)
+    }
+
+    /// As [`mmdebstrap`](Self::mmdebstrap), but packages are installed, which runs their scripts. It needs root, or user
+    /// namespaces with ranges of ids.
+    pub(crate) fn mmdebstrap_installing(&self, options: &[String], target: &Path) -> Command {
+        self.run(&["--variant=minbase"], options, target)
+    }
+
+    fn run(&self, how: &[&str], options: &[String], target: &Path) -> Command {
         let mut command = Command::new("mmdebstrap");
-        command
-            .args([
-                "--mode=chrootless",
-                "--variant=extract",
-                "--architectures=amd64",
-            ])
-            .args(options);
+        command.args(how).arg("--architectures=amd64").args(options);
         if Path::new(KEYRING).exists() {
             command.arg(format!("--keyring={KEYRING}"));
         }
