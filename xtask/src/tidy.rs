@@ -23,7 +23,7 @@ const CHECKS: &[Check] = &[
         packages,
     ),
     (
-        "every target but one crate's forbids unsafe code",
+        "every target but two crates' forbids unsafe code",
         unsafe_code,
     ),
     ("every source file says first what it is", file_heads),
@@ -51,15 +51,15 @@ const LAYERS: &[(u8, &[&str])] = &[
     (
         3,
         &[
-            "msb-agent",
             "msb-image",
             "msb-net",
             "msb-state",
             "msb-tls-proxy",
+            "msb-tree",
             "msb-vmm",
         ],
     ),
-    (4, &["msb"]),
+    (4, &["msb", "msb-agent"]),
     (5, &["msb-cli"]),
     (
         TOOLS,
@@ -94,8 +94,8 @@ const IO: &[&str] = &[
 /// Crates that get the time as an argument.
 const PURE: &[&str] = &["msb-ca", "msb-name", "msb-policy", "msb-secrets"];
 
-/// The one crate that may contain `unsafe`.
-const UNSAFE: &str = "msb-vmm";
+/// The crates that may contain `unsafe`: both say what a child does between fork and exec.
+const UNSAFE: &[&str] = &["msb-agent", "msb-vmm"];
 
 fn layer(name: &str) -> Option<u8> {
     let found = LAYERS.iter().find(|(_, names)| names.contains(&name));
@@ -237,7 +237,7 @@ fn unsafe_code(workspace: &Workspace) -> Vec<String> {
     for package in workspace
         .packages
         .iter()
-        .filter(|package| package.name != UNSAFE)
+        .filter(|package| !UNSAFE.contains(&package.name.as_str()))
     {
         for target in &package.targets {
             let shipped = matches!(target.kind.as_str(), "lib" | "bin");
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_code_is_forbidden_everywhere_but_in_one_crate() {
+    fn unsafe_code_is_forbidden_everywhere_but_in_two_crates() {
         check(unsafe_code);
     }
 
