@@ -24,9 +24,8 @@ pub(crate) async fn configure(request: ConfigureRequest) -> (Environment, Vec<St
     if let Err(error) = name_host(&request.hostname) {
         warnings.push(format!("host name {:?}: {error}", request.hostname));
     }
-    let mut environment: Environment = [("PATH", DEFAULT_PATH), ("HOME", "/root")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into();
+    // What depends on the user each exec adds.
+    let mut environment: Environment = [("PATH".to_owned(), DEFAULT_PATH.to_owned())].into();
     environment.extend(request.env);
     warnings.extend(trust(&request.ca_pem, &mut environment));
     timings::mark("trust in place");

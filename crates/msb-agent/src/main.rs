@@ -2,9 +2,11 @@
 //!
 //! It runs as `/init` of the initramfs. It is not a general init: it starts nothing of the image's own.
 //! Whatever stops the boot is written to the console, where the host finds it, and the machine powers off.
-#![forbid(unsafe_code)]
+// One exception, in `child`: what happens between fork and exec.
+#![deny(unsafe_code)]
 
 mod boot;
+mod child;
 mod configure;
 mod error;
 mod exec;
@@ -13,7 +15,10 @@ mod port;
 mod power;
 mod reaper;
 mod service;
+mod shortage;
+mod terminal;
 mod timings;
+mod users;
 
 use std::io::Write as _;
 

@@ -11,7 +11,7 @@ use msb_agent_proto::v1::agent_server::{Agent, AgentServer};
 use msb_agent_proto::v1::exec_input::Input;
 use msb_agent_proto::v1::{
     ConfigureRequest, ConfigureResponse, ExecInput, ExecOutput, PowerOffRequest, PowerOffResponse,
-    SignalRequest, SignalResponse,
+    ResizeRequest, ResizeResponse, SignalRequest, SignalResponse,
 };
 use msb_agent_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use rustix::process::Signal;
@@ -21,9 +21,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::configure::{self, Environment};
 use crate::error::Error;
+use crate::exec::{self, Programs};
 use crate::port::Port;
+use crate::power;
 use crate::reaper::Reaper;
-use crate::{exec, power};
+use crate::shortage::Shortage;
+use crate::terminal::Terminals;
 
 /// How long the reply to a power-off call may take to leave when execs are still running.
 const REPLY_GRACE: Duration = Duration::from_millis(50);
@@ -35,7 +38,11 @@ pub(crate) async fn serve(device: File) -> Result<(), Error> {
     reaper.start().map_err(Error::Reaper)?;
     let (power_off, mut asked) = mpsc::channel(1);
     let service = Service {
-        reaper,
+        programs: Programs {
+            reaper,
+            terminals: Terminals::default(),
+            shortage: Shortage::open(),
+        },
         environment: OnceLock::new(),
         configuring: tokio::sync::Mutex::new(()),
         power_off,
@@ -61,10 +68,21 @@ pub(crate) async fn serve(device: File) -> Result<(), Error> {
 }
 
 struct Service {
-    reaper: Reaper,
+    programs: Programs,
     environment: OnceLock<Environment>,
     configuring: tokio::sync::Mutex<()>,
     power_off: mpsc::Sender<()>,
+}
+
+impl Service {
+    fn running(&self, pid: u32) -> Result<(), Status> {
+        let running = i32::try_from(pid).is_ok_and(|pid| self.programs.reaper.is_running(pid));
+        running.then_some(()).ok_or_else(|| nobody(pid))
+    }
+}
+
+fn nobody(pid: u32) -> Status {
+    Status::not_found(format!("no exec has the process id {pid}"))
 }
 
 #[tonic::async_trait]
@@ -103,7 +121,7 @@ impl Agent for Service {
                 "the first message must be `start`",
             ));
         };
-        let output = exec::start(&self.reaper, environment, &start, input)?;
+        let output = exec::start(&self.programs, environment, &start, input)?;
         Ok(Response::new(ReceiverStream::new(output)))
     }
 
@@ -115,13 +133,20 @@ impl Agent for Service {
         let number = signal;
         let signal = Signal::from_named_raw(number)
             .ok_or_else(|| Status::invalid_argument(format!("{number} is not a signal")))?;
-        let running = i32::try_from(pid).is_ok_and(|pid| self.reaper.is_running(pid));
-        if !running || exec::signal_group(pid, signal).is_err() {
-            return Err(Status::not_found(format!(
-                "no exec has the process id {pid}"
-            )));
-        }
+        self.running(pid)?;
+        exec::signal_group(pid, signal).map_err(|_| nobody(pid))?;
         Ok(Response::new(SignalResponse {}))
+    }
+
+    async fn resize(
+        &self,
+        request: Request<ResizeRequest>,
+    ) -> Result<Response<ResizeResponse>, Status> {
+        let ResizeRequest { pid, size } = request.into_inner();
+        self.running(pid)?;
+        let size = size.ok_or_else(|| Status::invalid_argument("there is no size"))?;
+        self.programs.terminals.resize(pid, &size)?;
+        Ok(Response::new(ResizeResponse {}))
     }
 
     async fn power_off(

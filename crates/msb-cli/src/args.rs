@@ -11,6 +11,7 @@ use msb::AcceleratorChoice;
 use crate::engine::EngineArgs;
 use crate::image::{ImageTask, RegistryArgs};
 use crate::limits::LimitArgs;
+use crate::program::ProgramArgs;
 use crate::sandboxes::{Attach, Kill, List, Logs, Names, Remove, Stop, parse_duration};
 use crate::why::PolicyTask;
 
@@ -36,7 +37,7 @@ pub(crate) enum Task {
     /// Boot a sandbox, run one command in it, and end it.
     ///
     /// The exit status is the command's, 128 and the signal's number if a signal ended it, 126 and 127 if it cannot
-    /// be executed or found, and 125 for a failure of msb itself.
+    /// be executed or found, 124 if its --timeout is over, and 125 for a failure of msb itself.
     ///
     /// With -d the sandbox goes on in the background, held by a process of its own: its name is printed, and the commands
     /// below are for it. It ends with its command, or when it is ended if it has none.
@@ -128,13 +129,8 @@ pub(crate) struct Run {
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
 
-    /// Hand standard input to the command.
-    #[arg(short, long)]
-    pub(crate) interactive: bool,
-
-    /// The command's working directory in the guest.
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) workdir: Option<String>,
+    #[command(flatten)]
+    pub(crate) program: ProgramArgs,
 
     /// The sandbox's name, which is its host name. Default: `sandbox`, and one that nobody has where it goes on in the
     /// background.
@@ -209,17 +205,12 @@ impl Run {
 
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
-    /// Hand standard input to the program.
-    #[arg(short, long)]
-    pub(crate) interactive: bool,
+    #[command(flatten)]
+    pub(crate) program: ProgramArgs,
 
     /// Set a variable for the program, or hand on that of msb's own environment.
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
-
-    /// The program's working directory in the guest.
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) workdir: Option<String>,
 
     /// The sandbox's name.
     pub(crate) name: String,

@@ -13,6 +13,7 @@ use crate::run;
 /// What kept the program from running or cut it off.
 pub(crate) async fn exec(args: Exec) -> Result<u8> {
     let mut interrupts = Interrupts::new().context("cannot watch for signals")?;
+    args.program.check()?;
     let words = run::utf8(&args.command)?;
     let (program, rest) = words.split_first().context("there is no program")?;
     let sandbox = Sandboxes::open_default()?.connect(&args.name).await?;
@@ -21,12 +22,9 @@ pub(crate) async fn exec(args: Exec) -> Result<u8> {
         let (name, value) = run::variable(text)?;
         command = command.env(name, value);
     }
-    if let Some(dir) = &args.workdir {
-        command = command.cwd(dir);
-    }
-    let execute = async { run::relay(command.spawn().await?, args.interactive).await };
+    let sets_term = args.env.iter().any(|text| run::names(text, "TERM"));
     tokio::select! {
-        outcome = execute => outcome,
+        outcome = args.program.run(command, sets_term) => outcome,
         code = interrupts.next() => Ok(code),
     }
 }

@@ -9,12 +9,14 @@ mod image;
 mod interrupt;
 mod limits;
 mod policy;
+mod program;
 mod progress;
 mod proxy;
 mod report;
 mod run;
 mod sandboxes;
 mod secrets;
+mod terminal;
 mod why;
 
 use std::alloc::System;

@@ -3,19 +3,15 @@
 use std::ffi::OsString;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use bytes::Bytes;
-use msb::{EventFile, EventWriter, Piece, Process, Sandbox, SandboxBuilder, Stdin};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
+use msb::{EventFile, EventWriter, Sandbox, SandboxBuilder};
 use tokio::runtime::Handle;
 
 use crate::args::Run;
+use crate::image;
 use crate::interrupt::Interrupts;
-use crate::{image, report};
+use crate::program::ProgramArgs;
 
 const NO_COMMAND: &str = "there is no command: the image says none, so write one behind `--`, as in `msb run IMAGE -- sh`";
-
-/// The largest piece of standard input read at once, in bytes.
-const INPUT_CHUNK: usize = 64 * 1024;
 
 /// Runs the command to its end and returns the exit status for it.
 ///
@@ -24,13 +20,14 @@ const INPUT_CHUNK: usize = 64 * 1024;
 pub(crate) async fn run(args: Run) -> Result<u8> {
     let mut interrupts = Interrupts::new().context("cannot watch for signals")?;
     let command = utf8(&args.command)?;
-    let interactive = args.interactive;
+    let program = args.program.clone();
+    program.check()?;
+    let sets_term = args.env.iter().any(|text| names(text, "TERM"));
     if args.no_command {
         bail!("--no-command is for sandboxes in the background: add -d");
     }
     let name = args.name.clone().unwrap_or_else(|| "sandbox".to_owned());
     let asked_for_any = args.ports_of_any_number();
-    let workdir = args.workdir.clone();
     let events = args.engine.events.as_deref().map(EventFile::open);
     let events = events.transpose().context("--events")?;
     let writer = events.as_ref().map(EventFile::writer);
@@ -55,7 +52,7 @@ pub(crate) async fn run(args: Run) -> Result<u8> {
         eprintln!("msb: published {port}");
     }
     let outcome = tokio::select! {
-        outcome = execute(&sandbox, &command, workdir, interactive) => outcome,
+        outcome = execute(&sandbox, &command, &program, sets_term) => outcome,
         code = interrupts.next() => Ok(code),
     };
     // Nothing of the guest is kept, so it need not be powered off in order.
@@ -157,6 +154,11 @@ pub(crate) fn variable(text: &str) -> Result<(String, String)> {
     Ok((text.to_owned(), value))
 }
 
+/// Whether `text` sets the variable `name`.
+pub(crate) fn names(text: &str, name: &str) -> bool {
+    text.split_once('=').map_or(text, |(name, _)| name) == name
+}
+
 /// A variable of msb's own environment. The errors do not show it.
 fn host_variable(name: &str) -> Result<String> {
     let value =
@@ -179,73 +181,17 @@ pub(crate) fn utf8(command: &[OsString]) -> Result<Vec<String>> {
 async fn execute(
     sandbox: &Sandbox,
     command: &[String],
-    workdir: Option<String>,
-    interactive: bool,
+    program: &ProgramArgs,
+    sets_term: bool,
 ) -> Result<u8> {
     let config = sandbox.image_config();
     let command = config.command(command);
-    let (program, args) = command.split_first().context(NO_COMMAND)?;
-    if !config.is_for_root() {
-        report::note(&format!(
-            "the image is made for the user {:?}; running as root, because other users are not supported yet",
-            config.user
-        ));
+    let (name, args) = command.split_first().context(NO_COMMAND)?;
+    let mut command = sandbox.command(name).args(args).user(&config.user);
+    if !config.working_dir.is_empty() {
+        command = command.cwd(&config.working_dir);
     }
-    let mut command = sandbox.command(program).args(args);
-    let of_image = Some(&config.working_dir).filter(|dir| !dir.is_empty());
-    if let Some(dir) = workdir.or_else(|| of_image.cloned()) {
-        command = command.cwd(dir);
-    }
-    relay(command.spawn().await?, interactive).await
-}
-
-/// Hands a program its input and writes its output until its end, and returns the exit status for it.
-pub(crate) async fn relay(mut process: Process, interactive: bool) -> Result<u8> {
-    let stdin = process.take_stdin();
-    if interactive && let Some(stdin) = stdin {
-        // A read of a terminal cannot be cancelled: it is left behind when the command has ended.
-        tokio::spawn(feed(stdin));
-    }
-    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
-    loop {
-        match process.next().await? {
-            Piece::Stdout(bytes) => write(&mut stdout, &bytes, "standard output").await?,
-            Piece::Stderr(bytes) => write(&mut stderr, &bytes, "standard error").await?,
-            Piece::Exit(status) => return Ok(status.shell_code()),
-        }
-    }
-}
-
-async fn write(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8], name: &str) -> Result<()> {
-    let write = async {
-        to.write_all(bytes).await?;
-        to.flush().await
-    };
-    write
-        .await
-        .with_context(|| format!("cannot write to {name}"))
-}
-
-async fn feed(stdin: Stdin) {
-    let mut source = tokio::io::stdin();
-    let mut buffer = vec![0; INPUT_CHUNK];
-    loop {
-        match source.read(&mut buffer).await {
-            Ok(0) => break,
-            Ok(len) => {
-                let bytes = Bytes::copy_from_slice(&buffer[..len]);
-                if stdin.write(bytes).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::warn!("cannot read standard input: {error}");
-                break;
-            }
-        }
-    }
-    // Fails only when the command has ended.
-    let _ = stdin.close().await;
+    program.run(command, sets_term).await
 }
 
 #[cfg(test)]

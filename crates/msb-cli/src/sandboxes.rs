@@ -93,14 +93,12 @@ pub(crate) async fn make(args: Run, start: bool) -> Result<u8> {
 fn detach(args: &Run) -> Result<Detach> {
     let mut detach = Detach::new()
         .command(run::utf8(&args.command)?)
-        .keep_stdin(args.interactive)
+        .keep_stdin(args.program.interactive)
         .annotation(SECRET_FLAGS, serde_json::to_string(&args.engine.secrets)?);
     if args.no_command {
         detach = detach.no_command();
     }
-    if let Some(dir) = &args.workdir {
-        detach = detach.workdir(dir);
-    }
+    detach = args.program.detach(detach)?;
     if let Some(file) = &args.engine.events {
         detach = detach.events(file);
     }

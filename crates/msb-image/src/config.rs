@@ -36,13 +36,6 @@ impl ImageConfig {
         self.env.iter().filter_map(|text| text.split_once('='))
     }
 
-    /// Whether programs run as root.
-    #[must_use]
-    pub fn is_for_root(&self) -> bool {
-        let user = self.user.split(':').next().unwrap_or_default();
-        matches!(user, "" | "root" | "0")
-    }
-
     /// What of it could not be handed to a guest.
     pub(crate) fn check(&self) -> Result<(), String> {
         let texts = [&self.entrypoint, &self.cmd, &self.env]

@@ -71,6 +71,17 @@ pub enum Error {
     /// The agent refused the request otherwise.
     #[error("the guest's agent refused: {0}")]
     Agent(String),
+    /// The guest lives and its agent says nothing: it hangs, or is busy beyond use. The sandbox still runs; end it with
+    /// [`Sandbox::kill`](crate::Sandbox::kill).
+    #[error(
+        "the guest's agent did not answer within {} s; its last lines were:\n{console}", waited.as_secs()
+    )]
+    NoAnswer {
+        /// How long was waited.
+        waited: Duration,
+        /// The last lines of the guest's console and of QEMU.
+        console: String,
+    },
     /// The sandbox has ended: stopped, killed, or its guest has powered off.
     #[error("the sandbox has ended: {reason}")]
     Ended {

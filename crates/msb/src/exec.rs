@@ -1,26 +1,30 @@
 //! Programs in the guest.
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use msb_agent_proto::CHUNK_BYTES;
 use msb_agent_proto::v1::exec_input::Input;
 use msb_agent_proto::v1::exec_output::Output as Message;
-use msb_agent_proto::v1::{ExecInput, ExecOutput, ExecStart, SignalRequest, StdinEnd, exit};
+use msb_agent_proto::v1::{
+    ExecInput, ExecOutput, ExecStart, ResizeRequest, SignalRequest, StdinEnd, TerminalSize,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use crate::Error;
 use crate::agent::Client;
 use crate::link::Link;
+use crate::outcome::{ExitStatus, Output};
+use crate::{Error, Ulimit};
 
 /// What `Sandbox::exec` collects at most of output and errors together, in bytes: the guest decides how much it
 /// writes, and the host's memory is not its to fill.
 const OUTPUT_LIMIT: usize = 256 * 1024 * 1024;
-/// How long the agent may take over a signal.
+/// How long the agent may take over a signal of a supervisor.
 const SIGNAL_WAIT: Duration = Duration::from_secs(10);
+/// Of the names of killed programs that the guest sends, so many are taken.
+const MAX_KILLED: usize = 8;
 /// Pieces of standard input on their way; the connection's own window is behind them.
 const STDIN_QUEUE: usize = 2;
 
@@ -59,10 +63,44 @@ impl<'a> Command<'a> {
         self
     }
 
+    /// Who it runs as: `USER` or `USER:GROUP`, each a name in the guest's own `/etc/passwd` and `/etc/group` or a number.
+    /// Without a group, the user's own and all that name the user as a member. Default: root.
+    ///
+    /// `HOME`, `USER`, `LOGNAME` and `SHELL` are what a login of the user would set, unless the sandbox, its image or
+    /// this command sets them. A number that nobody has belongs to group 0 and has `/` for a home.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.start.user = user.into();
+        self
+    }
+
+    /// Gives the program a terminal of this size, for all three streams: it leads a session of its own, what it writes
+    /// comes as [`Piece::Stdout`], and the end of input is the terminal's end-of-file character. `TERM` is `xterm` unless
+    /// something sets it. A later change of size is [`Process::resize`]'s.
+    pub fn tty(mut self, rows: u16, cols: u16) -> Self {
+        self.start.tty = Some(size(rows, cols));
+        self
+    }
+
+    /// Ends the program's process group when so much time is over: SIGTERM, and SIGKILL 2 s later. Its
+    /// [`ExitStatus::timed_out`] is true then. Counted in whole milliseconds, at least one. Default: none.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.start.timeout_ms = u64::try_from(timeout.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        self
+    }
+
+    /// Sets a resource limit of the program and of what it starts.
+    pub fn ulimit(mut self, ulimit: Ulimit) -> Self {
+        self.start.ulimits.push(ulimit.into());
+        self
+    }
+
     /// Starts the program.
     ///
     /// # Errors
-    /// [`Error::ProgramNotFound`], [`Error::ProgramNotExecutable`], [`Error::Ended`], or the agent's refusal.
+    /// [`Error::ProgramNotFound`], [`Error::ProgramNotExecutable`], [`Error::Ended`], [`Error::NoAnswer`], or the agent's
+    /// refusal: a user, directory or limit that it cannot give.
     pub async fn spawn(self) -> Result<Process, Error> {
         let (sender, receiver) = mpsc::channel(STDIN_QUEUE);
         let start = ExecInput {
@@ -70,26 +108,27 @@ impl<'a> Command<'a> {
         };
         // Fresh, so it has room.
         let _ = sender.try_send(start);
-        let mut client = self.link.client();
-        let call = client.exec(ReceiverStream::new(receiver));
-        let output = self.link.or_ended(call).await?.into_inner();
-        let mut process = Process {
+        let start = async {
+            let mut client = self.link.client();
+            let call = client.exec(ReceiverStream::new(receiver));
+            let mut output = call.await?.into_inner();
+            let first = output.message().await?.and_then(|message| message.output);
+            Ok((output, first))
+        };
+        let (output, first) = self.link.answer(start, explain).await?;
+        let Some(Message::Started(started)) = first else {
+            return Err(Error::Agent(
+                "it did not say that the program started".into(),
+            ));
+        };
+        Ok(Process {
             link: self.link.clone(),
-            pid: 0,
+            pid: started.pid,
             stdin: Some(Stdin(sender)),
             output,
-        };
-        match process.message().await? {
-            Some(Message::Started(started)) => process.pid = started.pid,
-            _ => {
-                return Err(Error::Agent(
-                    "it did not say that the program started".into(),
-                ));
-            }
-        }
-        Ok(process)
+            killed_for_memory: Vec::new(),
+        })
     }
-
     /// Runs the program without standard input and collects what it writes.
     ///
     /// # Errors
@@ -107,6 +146,7 @@ impl<'a> Command<'a> {
                         status,
                         stdout,
                         stderr,
+                        killed_for_memory: process.killed_for_memory,
                     });
                 }
             }
@@ -126,6 +166,7 @@ pub struct Process {
     pid: u32,
     stdin: Option<Stdin>,
     output: Streaming<ExecOutput>,
+    killed_for_memory: Vec<String>,
 }
 
 /// What a running program says next.
@@ -158,7 +199,11 @@ impl Process {
         match self.message().await? {
             Some(Message::Stdout(bytes)) => piece(bytes).map(Piece::Stdout),
             Some(Message::Stderr(bytes)) => piece(bytes).map(Piece::Stderr),
-            Some(Message::Exit(exit)) => ExitStatus::new(exit.how).map(Piece::Exit),
+            Some(Message::Exit(exit)) => {
+                let killed = exit.killed_for_memory.iter().take(MAX_KILLED);
+                self.killed_for_memory = killed.map(|name| printable(name)).collect();
+                ExitStatus::new(exit.how, exit.timed_out).map(Piece::Exit)
+            }
             Some(Message::Started(_)) => Err(Error::Agent(
                 "it said twice that the program started".into(),
             )),
@@ -168,12 +213,38 @@ impl Process {
         }
     }
 
+    /// After [`Piece::Exit`]: the programs of the guest that its kernel killed for want of memory while this one ran, as
+    /// `NAME (PID)`. At most 8; what has a part in it need not be this program's doing. The guest's word, made printable.
+    pub fn killed_for_memory(&self) -> &[String] {
+        &self.killed_for_memory
+    }
+
     /// Sends a signal to the program's process group.
     ///
     /// # Errors
-    /// When the program has ended, the number is no signal, or the agent does not answer within 10 s.
+    /// When the program has ended, the number is no signal, or [`Error::NoAnswer`].
     pub async fn signal(&self, signal: i32) -> Result<(), Error> {
-        self::signal(&self.link.client(), self.pid, signal).await
+        let request = SignalRequest {
+            pid: self.pid,
+            signal,
+        };
+        let mut client = self.link.client();
+        let call = client.signal(request);
+        self.link.answer(call, refused).await.map(drop)
+    }
+
+    /// Tells the program's terminal its new size.
+    ///
+    /// # Errors
+    /// When the program has ended or has no terminal, a part is 0, or [`Error::NoAnswer`].
+    pub async fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
+        let request = ResizeRequest {
+            pid: self.pid,
+            size: Some(size(rows, cols)),
+        };
+        let mut client = self.link.client();
+        let call = client.resize(request);
+        self.link.answer(call, refused).await.map(drop)
     }
 
     async fn message(&mut self) -> Result<Option<Message>, Error> {
@@ -195,6 +266,13 @@ pub(crate) async fn signal(client: &Client, pid: u32, signal: i32) -> Result<(),
             "it did not answer within {} s",
             SIGNAL_WAIT.as_secs()
         ))),
+    }
+}
+
+fn size(rows: u16, cols: u16) -> TerminalSize {
+    TerminalSize {
+        rows: rows.into(),
+        cols: cols.into(),
     }
 }
 
@@ -238,114 +316,6 @@ impl Stdin {
     }
 }
 
-/// How a program ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExitStatus(How);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
-    Code(u8),
-    Signal(u8),
-}
-
-impl ExitStatus {
-    fn new(how: Option<exit::How>) -> Result<Self, Error> {
-        let how = match how {
-            Some(exit::How::Code(code)) => u8::try_from(code).map(How::Code),
-            Some(exit::How::Signal(signal)) => u8::try_from(signal).map(How::Signal),
-            None => return Err(Error::Agent("it did not say how the program ended".into())),
-        };
-        how.map(Self)
-            .map_err(|_| Error::Agent("it told an impossible exit status".into()))
-    }
-
-    /// Whether the program exited with 0.
-    pub fn success(self) -> bool {
-        self.0 == How::Code(0)
-    }
-
-    /// The exit status, unless a signal ended the program.
-    pub fn code(self) -> Option<u8> {
-        match self.0 {
-            How::Code(code) => Some(code),
-            How::Signal(_) => None,
-        }
-    }
-
-    /// The signal that ended the program.
-    pub fn signal(self) -> Option<u8> {
-        match self.0 {
-            How::Code(_) => None,
-            How::Signal(signal) => Some(signal),
-        }
-    }
-
-    /// As a shell tells it: the exit status, or 128 and the signal's number.
-    pub fn shell_code(self) -> u8 {
-        match self.0 {
-            How::Code(code) => code,
-            How::Signal(signal) => signal.saturating_add(128),
-        }
-    }
-}
-
-impl fmt::Display for ExitStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            How::Code(code) => write!(f, "exit status {code}"),
-            How::Signal(signal) => write!(f, "signal {signal}"),
-        }
-    }
-}
-
-/// What a program wrote, and how it ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Output {
-    status: ExitStatus,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-}
-
-impl Output {
-    /// How the program ended.
-    pub fn status(&self) -> ExitStatus {
-        self.status
-    }
-
-    /// Its standard output as text.
-    ///
-    /// # Errors
-    /// [`Error::NotUtf8`]; the bytes are in [`stdout_bytes`](Self::stdout_bytes).
-    pub fn stdout(&self) -> Result<&str, Error> {
-        text("stdout", &self.stdout)
-    }
-
-    /// Its standard error as text.
-    ///
-    /// # Errors
-    /// [`Error::NotUtf8`]; the bytes are in [`stderr_bytes`](Self::stderr_bytes).
-    pub fn stderr(&self) -> Result<&str, Error> {
-        text("stderr", &self.stderr)
-    }
-
-    /// Its standard output.
-    pub fn stdout_bytes(&self) -> &[u8] {
-        &self.stdout
-    }
-
-    /// Its standard error.
-    pub fn stderr_bytes(&self) -> &[u8] {
-        &self.stderr
-    }
-}
-
-fn text<'a>(stream: &'static str, bytes: &'a [u8]) -> Result<&'a str, Error> {
-    std::str::from_utf8(bytes).map_err(|error| Error::NotUtf8 {
-        stream,
-        valid_up_to: error.valid_up_to(),
-    })
-}
-
 /// The agent's statuses, in the terms of `agent.proto`.
 pub(crate) fn explain(status: Status) -> Error {
     let text = printable(status.message());
@@ -357,6 +327,14 @@ pub(crate) fn explain(status: Status) -> Error {
             reason: "the connection to the guest is gone".into(),
         },
         _ => Error::Agent(text),
+    }
+}
+
+/// As [`explain`], where nothing is looked for but a program that runs.
+fn refused(status: Status) -> Error {
+    match status.code() {
+        Code::NotFound => Error::Agent(printable(status.message())),
+        _ => explain(status),
     }
 }
 
@@ -372,55 +350,6 @@ pub(crate) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn exit_statuses_are_told_as_a_shell_does() {
-        for (how, shell, code, signal, display) in [
-            (exit::How::Code(0), 0, Some(0), None, "exit status 0"),
-            (
-                exit::How::Code(255),
-                255,
-                Some(255),
-                None,
-                "exit status 255",
-            ),
-            (exit::How::Signal(9), 137, None, Some(9), "signal 9"),
-            (exit::How::Signal(15), 143, None, Some(15), "signal 15"),
-        ] {
-            let status = ExitStatus::new(Some(how)).expect("possible");
-            assert_eq!(status.shell_code(), shell);
-            assert_eq!(status.code(), code);
-            assert_eq!(status.signal(), signal);
-            assert_eq!(status.to_string(), display);
-            assert_eq!(status.success(), shell == 0);
-        }
-    }
-
-    #[test]
-    fn an_agent_that_tells_nonsense_is_not_believed() {
-        for how in [
-            None,
-            Some(exit::How::Code(256)),
-            Some(exit::How::Signal(-1)),
-        ] {
-            assert!(
-                matches!(ExitStatus::new(how), Err(Error::Agent(_))),
-                "{how:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn output_that_is_not_text_says_where() {
-        let output = Output {
-            status: ExitStatus(How::Code(0)),
-            stdout: b"ok\xff".to_vec(),
-            stderr: b"fine".to_vec(),
-        };
-        let error = output.stdout().expect_err("not UTF-8").to_string();
-        assert_eq!(error, "the program's stdout is not UTF-8 from byte 2");
-        assert_eq!(output.stderr().expect("text"), "fine");
-    }
 
     #[test]
     fn the_guests_words_cannot_drive_a_terminal() {

@@ -49,6 +49,7 @@ mod lifetime;
 mod limits;
 mod link;
 mod network;
+mod outcome;
 mod plan;
 mod ports;
 mod proxy;
@@ -57,6 +58,7 @@ mod route;
 mod sandbox;
 mod socket;
 mod start;
+mod ulimit;
 mod words;
 
 pub use msb_ca as ca;
@@ -79,8 +81,10 @@ pub use detached::{
 };
 pub use error::Error;
 pub use event::Event;
-pub use exec::{Command, ExitStatus, Output, Piece, Process, Stdin};
+pub use exec::{Command, Piece, Process, Stdin};
 pub use network::{HostAddress, NetworkBuilder, TlsBuilder};
+pub use outcome::{ExitStatus, Output};
 pub use ports::PortMapping;
 pub use proxy::{CutOff, Proxy, ProxyBuilder, ProxyEvent, ProxyMode};
 pub use sandbox::Sandbox;
+pub use ulimit::{Ulimit, UlimitError};

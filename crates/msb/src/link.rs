@@ -3,14 +3,17 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::Status;
 
 use crate::Error;
 use crate::agent::{Client, Connection};
 use crate::detached::Remote;
-use crate::exec::explain;
 use crate::sandbox::Running;
+
+/// How long the agent may take to answer. A guest at the end of its memory takes seconds, a busy one under TCG too.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
 
 /// A connection to an agent. Clones share it.
 #[derive(Clone)]
@@ -51,10 +54,11 @@ impl Link {
         self.connection.client()
     }
 
-    /// A call's outcome, or that the sandbox has ended.
-    pub(crate) async fn or_ended<T>(
+    /// A call's answer, or why there is none: the sandbox has ended, or nobody answers.
+    pub(crate) async fn answer<T>(
         &self,
         call: impl Future<Output = Result<T, Status>>,
+        explain: impl FnOnce(Status) -> Error,
     ) -> Result<T, Error> {
         let ended = async {
             match &self.end {
@@ -69,6 +73,13 @@ impl Link {
                 Err(status) => Err(self.refine(explain(status)).await),
             },
             reason = ended => Err(Error::Ended { reason }),
+            () = tokio::time::sleep(ANSWER_WAIT) => Err(Error::NoAnswer {
+                waited: ANSWER_WAIT,
+                console: match &self.end {
+                    End::Machine(machine) => machine.last_lines(),
+                    End::Supervisor(_) => "(its supervisor has the console)".into(),
+                },
+            }),
         }
     }
 

@@ -13,14 +13,17 @@ use msb_vmm::{Accelerator, Vm};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::exec::{Command, Output};
+use crate::exec::Command;
 use crate::link::Link;
+use crate::outcome::Output;
 use crate::{Error, PortMapping, SandboxBuilder, plan};
 
 /// How long a guest may take to power off before it is killed. Its agent gives processes 2 s after SIGTERM.
 const POWER_OFF_WAIT: Duration = Duration::from_secs(10);
 /// How long the machine's end may come after its agent's connection is gone.
 pub(crate) const END_WAIT: Duration = Duration::from_secs(2);
+/// What a kernel says when it gives up.
+const PANIC: &str = "Kernel panic - not syncing";
 /// How much of the console an error shows.
 pub(crate) const CONSOLE_LINES: usize = 20;
 
@@ -236,6 +239,11 @@ impl Running {
         let end = self.vm.wait().await;
         if let Some(reason) = self.end.borrow().clone() {
             return reason;
+        }
+        // It ends with its kernel's restart, which looks like any other.
+        let console = self.vm.console().tail(CONSOLE_LINES);
+        if console.contains(PANIC) {
+            return format!("the guest's kernel gave up; its last lines were:\n{console}");
         }
         if end.status.success() {
             return "the guest has powered off".into();

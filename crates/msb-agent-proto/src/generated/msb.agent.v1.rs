@@ -70,6 +70,39 @@ pub struct ExecStart {
     /// Empty: the root directory.
     #[prost(string, tag = "4")]
     pub cwd: ::prost::alloc::string::String,
+    /// "USER" or "USER:GROUP", each a name of the guest's own /etc/passwd and /etc/group or a number. Empty: root.
+    /// One that is not there is INVALID_ARGUMENT. HOME, USER, LOGNAME and SHELL are those of the user where neither
+    /// `env` nor the sandbox sets them.
+    #[prost(string, tag = "5")]
+    pub user: ::prost::alloc::string::String,
+    /// Absent: three pipes. Present: a pseudo-terminal of this size for all three streams, the controlling terminal of
+    /// a new session. All output is `stdout` then, and the end of standard input is the terminal's end-of-file character.
+    #[prost(message, optional, tag = "6")]
+    pub tty: ::core::option::Option<TerminalSize>,
+    /// 0: none. Else the process group gets SIGTERM when it is over, and SIGKILL 2 s later.
+    #[prost(uint64, tag = "7")]
+    pub timeout_ms: u64,
+    #[prost(message, repeated, tag = "8")]
+    pub ulimits: ::prost::alloc::vec::Vec<Ulimit>,
+}
+/// Characters, each 1 to 65535.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TerminalSize {
+    #[prost(uint32, tag = "1")]
+    pub rows: u32,
+    #[prost(uint32, tag = "2")]
+    pub cols: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ulimit {
+    /// As setrlimit(2) numbers them on Linux, so 7 is RLIMIT_NOFILE.
+    #[prost(uint32, tag = "1")]
+    pub resource: u32,
+    /// The largest number means no limit.
+    #[prost(uint64, tag = "2")]
+    pub soft: u64,
+    #[prost(uint64, tag = "3")]
+    pub hard: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StdinEnd {}
@@ -98,8 +131,15 @@ pub struct Started {
     #[prost(uint32, tag = "1")]
     pub pid: u32,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Exit {
+    /// It ended after `timeout_ms` were over.
+    #[prost(bool, tag = "3")]
+    pub timed_out: bool,
+    /// Programs of the guest that its kernel killed for want of memory while this one ran, as "NAME (PID)".
+    /// The first few; they need not have to do with this one.
+    #[prost(string, repeated, tag = "4")]
+    pub killed_for_memory: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(oneof = "exit::How", tags = "1, 2")]
     pub how: ::core::option::Option<exit::How>,
 }
@@ -126,6 +166,16 @@ pub struct SignalRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignalResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResizeRequest {
+    /// As in Started.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    #[prost(message, optional, tag = "2")]
+    pub size: ::core::option::Option<TerminalSize>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResizeResponse {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PowerOffRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -239,7 +289,7 @@ pub mod agent_client {
         /// Runs one program. The first message from the host is `start`; the last from the guest is `exit`.
         /// A program that is not there is NOT_FOUND, one that cannot be executed PERMISSION_DENIED,
         /// anything else in the request that cannot be honoured INVALID_ARGUMENT.
-        /// When the host drops the call the program's process group is killed.
+        /// When the host drops the call the program's process group is killed, and with a terminal its whole session.
         pub async fn exec(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::ExecInput>,
@@ -281,6 +331,28 @@ pub mod agent_client {
             );
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("msb.agent.v1.Agent", "Signal"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Tells the terminal of a running exec its new size. A call of its own for the same reason. NOT_FOUND when no exec
+        /// has that process id, INVALID_ARGUMENT when it has no terminal.
+        pub async fn resize(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResizeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResizeResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/Resize",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("msb.agent.v1.Agent", "Resize"));
             self.inner.unary(req, path, codec).await
         }
         /// Ends every process, flushes and unmounts the file systems, and powers the machine off.
@@ -342,7 +414,7 @@ pub mod agent_server {
         /// Runs one program. The first message from the host is `start`; the last from the guest is `exit`.
         /// A program that is not there is NOT_FOUND, one that cannot be executed PERMISSION_DENIED,
         /// anything else in the request that cannot be honoured INVALID_ARGUMENT.
-        /// When the host drops the call the program's process group is killed.
+        /// When the host drops the call the program's process group is killed, and with a terminal its whole session.
         async fn exec(
             &self,
             request: tonic::Request<tonic::Streaming<super::ExecInput>>,
@@ -353,6 +425,12 @@ pub mod agent_server {
             &self,
             request: tonic::Request<super::SignalRequest>,
         ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
+        /// Tells the terminal of a running exec its new size. A call of its own for the same reason. NOT_FOUND when no exec
+        /// has that process id, INVALID_ARGUMENT when it has no terminal.
+        async fn resize(
+            &self,
+            request: tonic::Request<super::ResizeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResizeResponse>, tonic::Status>;
         /// Ends every process, flushes and unmounts the file systems, and powers the machine off.
         /// The reply may be lost with the machine.
         async fn power_off(
@@ -554,6 +632,49 @@ pub mod agent_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SignalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/msb.agent.v1.Agent/Resize" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResizeSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::ResizeRequest>
+                    for ResizeSvc<T> {
+                        type Response = super::ResizeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResizeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::resize(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResizeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -22,8 +22,9 @@ use tonic::{Code, Status, Streaming};
 
 use super::sandboxes::blocking;
 use crate::agent::{self, Connection};
-use crate::exec::{Command, Output, printable};
+use crate::exec::{Command, printable};
 use crate::link::Link;
+use crate::outcome::Output;
 use crate::{Error, PortMapping};
 
 type Client = ControlClient<Connection>;

@@ -14,6 +14,7 @@ mod supervisor;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use events::{EventFile, EventWriter};
 pub(crate) use handle::Remote;
@@ -23,6 +24,7 @@ pub use msb_state::{Entry as LogEntry, State as SandboxState, Stream as LogStrea
 pub use sandboxes::{SandboxInfo, Sandboxes, SecretValues};
 pub use supervisor::supervise;
 
+use crate::Ulimit;
 use spec::CommandSpec;
 
 /// What runs in a detached sandbox, and what is kept with it. For [`Sandboxes::create`].
@@ -55,6 +57,24 @@ impl Detach {
     /// The command's working directory. Default: the image's, else `/`.
     pub fn workdir(mut self, dir: impl Into<String>) -> Self {
         self.command.workdir = Some(dir.into());
+        self
+    }
+
+    /// Who the command runs as, as [`Command::user`](crate::Command::user) has it. Default: the image's user, else root.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.command.user = Some(user.into());
+        self
+    }
+
+    /// Ends the command when it takes longer, as [`Command::timeout`](crate::Command::timeout) does.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.command.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets a resource limit of the command.
+    pub fn ulimit(mut self, ulimit: Ulimit) -> Self {
+        self.command.ulimits.push(ulimit.to_string());
         self
     }
 

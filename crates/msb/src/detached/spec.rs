@@ -53,6 +53,13 @@ pub(crate) struct CommandSpec {
     /// Whether nothing is run, whatever the image says.
     pub(crate) is_none: bool,
     pub(crate) workdir: Option<String>,
+    #[serde(default)]
+    pub(crate) user: Option<String>,
+    #[serde(default)]
+    pub(crate) timeout: Option<Duration>,
+    /// As a [`Ulimit`](crate::Ulimit) is written.
+    #[serde(default)]
+    pub(crate) ulimits: Vec<String>,
     /// Whether its standard input stays open for those who attach.
     pub(crate) keeps_stdin: bool,
 }

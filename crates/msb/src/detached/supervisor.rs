@@ -21,8 +21,9 @@ use super::events::EventFile;
 use super::handover::Starter;
 use super::log::{LogSink, LogThread};
 use super::spec::{CommandSpec, Spec, Values};
-use crate::exec::{ExitStatus, Piece, Process, Stdin};
-use crate::{Error, Sandbox};
+use crate::exec::{Piece, Process, Stdin};
+use crate::outcome::ExitStatus;
+use crate::{Error, Sandbox, Ulimit};
 
 /// How long a sandbox may take to stop when the host ends its supervisor.
 const TERMINATE_WAIT: Duration = Duration::from_secs(8);
@@ -427,6 +428,14 @@ async fn start_command(
     let of_image = Some(&config.working_dir).filter(|dir| !dir.is_empty());
     if let Some(dir) = spec.workdir.as_ref().or(of_image) {
         command = command.cwd(dir);
+    }
+    command = command.user(spec.user.as_ref().unwrap_or(&config.user));
+    if let Some(timeout) = spec.timeout {
+        command = command.timeout(timeout);
+    }
+    for ulimit in &spec.ulimits {
+        let ulimit = ulimit.parse::<Ulimit>();
+        command = command.ulimit(ulimit.map_err(|error| Error::Config(error.to_string()))?);
     }
     let mut process = command.spawn().await?;
     let stdin = process.take_stdin().filter(|_| spec.keeps_stdin);

@@ -12,8 +12,7 @@ use rustix::process::Signal;
 use crate::{Ended, OWN_FAILURE, Place, finish, list, process};
 
 /// What the test's image runs: the tree as the guest sees it.
-const SHOW: &str =
-    "ls -ln /srv /etc/kept; cat /srv/new; pwd; echo $GREETING; test -e /etc/gone || echo hidden";
+const SHOW: &str = "ls -ln /srv /etc/kept; cat /srv/new; pwd; echo $GREETING; test -e /etc/gone || echo hidden; id -un";
 
 /// A place whose store has its files for itself: removing images there must not remove those of others.
 fn place() -> Place {
@@ -68,12 +67,14 @@ fn layout(place: &Place) -> PathBuf {
             fs::create_dir(root.join(name)).expect("a directory");
         }
         fs::copy(unpacked.join("usr/bin/busybox"), root.join("bin/busybox")).expect("busybox");
-        for name in ["sh", "ls", "cat"] {
+        for name in ["sh", "ls", "cat", "id"] {
             symlink("busybox", root.join("bin").join(name)).expect("a link");
         }
         for name in ["gone", "kept"] {
             fs::write(root.join("etc").join(name), name).expect("a file");
         }
+        let users = "keeper:x:7:7::/srv:/bin/sh\n";
+        fs::write(root.join("etc/passwd"), users).expect("a file");
     });
     let upper = layer(&dir.join("upper"), 7, |root| {
         fs::create_dir(root.join("etc")).expect("a directory");
@@ -103,7 +104,7 @@ fn write_layout(dir: &Path, layers: &[Vec<u8>]) -> PathBuf {
     let ids = ids.collect::<Vec<_>>().join(",");
     let config = format!(
         r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":[{ids}]}},
-            "config":{{"Entrypoint":["/bin/sh","-c"],"Cmd":["{SHOW}"],"WorkingDir":"/made/for/this",
+            "config":{{"Entrypoint":["/bin/sh","-c"],"Cmd":["{SHOW}"],"WorkingDir":"/made/for/this","User":"keeper",
                        "Env":["PATH=/bin","GREETING=hello"]}}}}"#
     );
     let config = put("config.v1+json", config.as_bytes());
@@ -146,6 +147,7 @@ fn an_image_of_two_layers_is_what_the_guest_sees_and_runs_as_it_says() {
             "/made/for/this",
             "hello",
             "hidden",
+            "keeper",
         ];
         says(&run(&["run", "two"]).await, 0, &shown);
         let own = [

@@ -8,6 +8,7 @@ mod images;
 mod lifecycle;
 mod run;
 mod signals;
+mod terminal;
 mod trust;
 
 use std::path::Path;

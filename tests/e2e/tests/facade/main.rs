@@ -1,5 +1,6 @@
 //! The crate `msb` on real guests. A boot takes seconds, so one guest serves every claim of its test.
 
+mod bounds;
 mod confinement;
 mod detached;
 mod exec;
@@ -8,3 +9,5 @@ mod interception;
 mod network;
 mod secrets;
 mod teardown;
+mod terminals;
+mod users;
