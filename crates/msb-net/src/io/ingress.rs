@@ -209,3 +209,23 @@ fn reset(stream: &TcpStream) {
     // It fails only for a socket that is no longer connected.
     let _ = stream.set_zero_linger();
 }
+
+#[cfg(test)]
+mod tests {
+    use msb_policy::Protocol;
+    use rustix::net::sockopt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn clients_that_say_nothing_are_asked_whether_they_are_still_there() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let port = Arc::new(PublishedPort::bind(Protocol::Tcp, address, 80).unwrap());
+        let mut ingress = Ingress::open(vec![Arc::clone(&port)]).unwrap();
+        let _client = TcpStream::connect(port.address()).await.unwrap();
+        let Arrival::Connection { stream, .. } = ingress.arrived().await else {
+            panic!("a datagram");
+        };
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+    }
+}

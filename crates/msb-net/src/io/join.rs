@@ -21,7 +21,7 @@ impl Flow {
     /// Joins both connections until each side has closed its half. A relay needs no memory beyond the buffers that the two
     /// have anyway, and copies once less than one that reads and writes.
     ///
-    /// Dropping the future ends both connections.
+    /// Dropping the future ends both connections; the host's is reset, so that its end does not take what it has for all.
     ///
     /// # Errors
     /// When one of the two breaks; the other is reset then, so that its end learns the same. What the guest sent before it
@@ -32,16 +32,20 @@ impl Flow {
 }
 
 /// As [`Flow::relay`] says.
-pub(super) async fn join(mut guest: FlowStream, mut upstream: TcpStream) -> io::Result<()> {
+pub(super) async fn join(mut guest: FlowStream, upstream: TcpStream) -> io::Result<()> {
     let reset = guest.reset_handle();
+    let mut upstream = Upstream {
+        stream: upstream,
+        is_done: false,
+    };
     let (mut from_guest, mut from_upstream) = (Way::Open, Way::Open);
     let join = poll_fn(|context| {
         let ways = [
             from_guest.poll(context, |context| {
-                poll_from_guest(&mut guest, &mut upstream, context)
+                poll_from_guest(&mut guest, &mut upstream.stream, context)
             }),
             from_upstream.poll(context, |context| {
-                poll_from_upstream(&mut guest, &upstream, context)
+                poll_from_upstream(&mut guest, &upstream.stream, context)
             }),
         ];
         let mut all = Poll::Ready(Ok(()));
@@ -63,12 +67,26 @@ pub(super) async fn join(mut guest: FlowStream, mut upstream: TcpStream) -> io::
         // Nobody looks at the guest while the other side takes no data.
         () = over => Err(io::ErrorKind::ConnectionReset.into()),
     };
-    if joined.is_err() {
-        reset.reset();
-        // Without effect on a socket that is broken itself.
-        let _ = upstream.set_zero_linger();
+    match &joined {
+        Ok(()) => upstream.is_done = true,
+        Err(_) => reset.reset(),
     }
     joined
+}
+
+/// The host's connection. Unless all was carried, dropping it resets it.
+struct Upstream {
+    stream: TcpStream,
+    is_done: bool,
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        if !self.is_done {
+            // Without effect on a socket that is broken itself.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
 }
 
 /// One direction.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use msb_net::{Config, Event, PublishedPort};
 use msb_policy::Protocol;
 use tokio::io::{AsyncReadExt as _, Interest};
-use tokio::net::{TcpSocket, TcpStream, UdpSocket, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket, UnixStream};
 
 use crate::guest::soon;
 use crate::rig::{GATEWAY_V4, Rig, echo_service, gateway, ip, rules};
@@ -49,6 +49,35 @@ async fn a_client_that_does_not_read_is_reset_all_the_same() {
         .replace_policy(rules(&["deny:ingress@any"], "public"));
     let ready = soon(client.ready(Interest::ERROR)).await.unwrap();
     assert!(ready.is_error());
+}
+
+/// What a guest had to say before its machine was killed must not pass for all of it.
+#[tokio::test]
+async fn connections_that_end_with_their_network_are_reset() {
+    for by_guest in [true, false] {
+        let port = bind(Protocol::Tcp);
+        let mut rig = Rig::with("host", |config| {
+            config.published = vec![Arc::clone(&port)];
+        });
+        rig.relay();
+        let (mut far, near) = if by_guest {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let service = gateway(listener.local_addr().unwrap().port());
+            let near = rig.guest.connect(service).await.unwrap();
+            (soon(listener.accept()).await.unwrap().0, near)
+        } else {
+            let near = rig.guest.listen(GUEST_PORT);
+            let far = TcpStream::connect(port.address()).await.unwrap();
+            near.opened().await;
+            (far, near)
+        };
+        near.write_all(b"half a s").await.unwrap();
+        let mut got = [0; 8];
+        soon(far.read_exact(&mut got)).await.unwrap();
+        drop(rig);
+        let error = soon(far.read(&mut got)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{by_guest}");
+    }
 }
 
 #[tokio::test]
