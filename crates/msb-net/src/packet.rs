@@ -206,6 +206,25 @@ mod tests {
         }
     }
 
+    /// Multicast is not carried, and a host takes the inner address of such a packet for its destination.
+    #[test]
+    fn what_goes_to_more_than_one_is_dropped_inside_of_other_addresses_too() {
+        for destination in ["239.255.255.250", "255.255.255.255", "0.0.0.0"] {
+            for destination in [
+                format!("{destination}:1900"),
+                format!("[::ffff:{destination}]:1900"),
+            ] {
+                let source = match destination.contains('[') {
+                    true => "[fd00::2]:4000",
+                    false => "192.0.0.2:4000",
+                };
+                let frame = udp_frame(source, &destination, b"abc");
+                let inbound = classify(&frame, GATEWAY);
+                assert_eq!(inbound, Inbound::Drop(Dropped::Address), "{destination}");
+            }
+        }
+    }
+
     #[test]
     fn a_frame_for_another_station_is_dropped() {
         let mut frame = udp_frame("192.0.0.2:4000", "8.8.8.8:53", b"abc");

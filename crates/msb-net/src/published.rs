@@ -11,6 +11,9 @@ use msb_policy::Protocol;
 /// The guest sees them come from its gateway. Whether they may is up to the policy's rules for ingress, which see the real
 /// source. A connection is made to the guest's address of the family of the host's; where the guest refuses it, the client's,
 /// which the host's kernel has accepted by then, is reset.
+///
+/// Where datagrams come to an unspecified address (`0.0.0.0`), answers come from the address that the host's routing chooses,
+/// which on a host with several may be another than the client has asked.
 #[derive(Debug)]
 pub struct PublishedPort {
     socket: Socket,

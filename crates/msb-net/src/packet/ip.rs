@@ -98,7 +98,12 @@ pub(super) fn parse_v6(payload: &[u8]) -> Result<Inbound<'_>, Dropped> {
     if is_extension(packet.protocol) {
         return parse_extensions(&ip, whole);
     }
-    if source.is_unspecified() || destination.is_unspecified() || destination.is_multicast() {
+    let inner = destination.to_ipv4_mapped();
+    if source.is_unspecified()
+        || destination.is_unspecified()
+        || destination.is_multicast()
+        || inner.is_some_and(|inner| !is_unicast(inner))
+    {
         return Err(Dropped::Address);
     }
     parse_transport(&packet)
@@ -151,7 +156,7 @@ fn parse_extensions<'a>(
             fragment.key.ident = fields.ident();
             fragment.offset = 8 * usize::from(fields.frag_offset());
             fragment.is_last = !fields.more_frags();
-            // What else there is before the payload is in the first fragment only, so it is looked at in the whole.
+            // What else there may be before the payload is part of what is put together; such packets are not carried.
             return Ok(Inbound::Fragment(fragment));
         }
     }
