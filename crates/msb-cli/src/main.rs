@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod descriptors;
 mod dumps;
 mod engine;
 mod exec;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         }
         task => task,
     };
+    descriptors::raise_limit();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if !matches!(task, Task::Proxy(_)) {
         // A guest wants the processors; a proxy may have them all.

@@ -94,6 +94,34 @@ async fn nobody_else_can_read_the_proxys_memory_and_it_is_never_dumped() {
     assert_eq!(core, ["0", "0", "bytes"]);
 }
 
+/// Systems give 1,024 to begin with, which is no more than some hundred connections.
+#[tokio::test]
+async fn as_many_files_may_be_open_as_the_system_allows() {
+    let rig = Rig::new();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -Sn 256 && exec \"$@\"", "sh"])
+        .args([env!("CARGO_BIN_EXE_msb"), "proxy", "--mode", "connect"])
+        .args(["--listen", "127.0.0.1:0", "--ca-out", "ca.pem"])
+        .current_dir(rig.path(""))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    within(lines.next_line())
+        .await
+        .unwrap()
+        .expect("it listens");
+    let limits = format!("/proc/{}/limits", child.id().unwrap());
+    let limits = std::fs::read_to_string(limits).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let files: Vec<_> = files.unwrap().split_whitespace().skip(3).collect();
+    assert_eq!(files[0], files[1], "{limits}");
+}
+
 #[tokio::test]
 async fn an_open_request_is_finished_after_sigterm_and_no_new_one_begins() {
     let rig = Rig::new();
