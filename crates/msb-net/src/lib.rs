@@ -47,6 +47,10 @@
 //! clients of published ports come in turn where there is too little for all. At [`Config::max_flows`] new connections are
 //! reset, but for those that carried nothing for two hours and four minutes, which make place.
 //!
+//! Of what name servers have answered, 2 MiB are kept, no longer than they hold; 64 lookups are under way at once, and others
+//! wait as part of their [time](Config::query_timeout). Of refusals and failures a hundred a second are told, and how many more
+//! there were ([`Event::Omitted`]).
+//!
 //! TCP segments and IP checksums are always verified; there are no offloads.
 
 #![forbid(unsafe_code)]
