@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use clap::Args;
 use msb::{Command, Detach, ExitStatus, Piece, Process, Stdin, Ulimit};
@@ -105,15 +105,8 @@ impl ProgramArgs {
     }
 
     /// The same for a sandbox in the background.
-    ///
-    /// # Errors
-    /// When a terminal is asked for, which a sandbox in the background has none of.
-    pub(crate) fn detach(&self, mut detach: Detach) -> Result<Detach> {
-        if self.tty {
-            bail!(
-                "-t is for what runs in the foreground: start the sandbox without it, and use `msb exec -it`"
-            );
-        }
+    pub(crate) fn detach(&self, detach: Detach) -> Detach {
+        let mut detach = detach.tty(self.tty);
         if let Some(user) = &self.user {
             detach = detach.user(user);
         }
@@ -126,7 +119,7 @@ impl ProgramArgs {
         for ulimit in &self.ulimits {
             detach = detach.ulimit(*ulimit);
         }
-        Ok(detach)
+        detach
     }
 
     /// # Errors

@@ -13,6 +13,7 @@ use crate::secrets::SecretArgs;
 use crate::{report, run};
 
 mod attach;
+mod keys;
 mod show;
 
 pub(crate) use attach::{Attach, Logs, attach, logs};
@@ -98,7 +99,7 @@ fn detach(args: &Run) -> Result<Detach> {
     if args.no_command {
         detach = detach.no_command();
     }
-    detach = args.program.detach(detach)?;
+    detach = args.program.detach(detach);
     if let Some(file) = &args.engine.events {
         detach = detach.events(file);
     }

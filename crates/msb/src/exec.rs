@@ -238,13 +238,7 @@ impl Process {
     /// # Errors
     /// When the program has ended or has no terminal, a part is 0, or [`Error::NoAnswer`].
     pub async fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
-        let request = ResizeRequest {
-            pid: self.pid,
-            size: Some(size(rows, cols)),
-        };
-        let mut client = self.link.client();
-        let call = client.resize(request);
-        self.link.answer(call, refused).await.map(drop)
+        resize(&self.link, self.pid, rows, cols).await
     }
 
     async fn message(&mut self) -> Result<Option<Message>, Error> {
@@ -267,6 +261,17 @@ pub(crate) async fn signal(client: &Client, pid: u32, signal: i32) -> Result<(),
             SIGNAL_WAIT.as_secs()
         ))),
     }
+}
+
+/// Tells the terminal of the program `pid` its new size.
+pub(crate) async fn resize(link: &Link, pid: u32, rows: u16, cols: u16) -> Result<(), Error> {
+    let request = ResizeRequest {
+        pid,
+        size: Some(size(rows, cols)),
+    };
+    let mut client = link.client();
+    let call = client.resize(request);
+    link.answer(call, refused).await.map(drop)
 }
 
 fn size(rows: u16, cols: u16) -> TerminalSize {

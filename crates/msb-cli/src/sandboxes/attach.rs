@@ -1,15 +1,20 @@
 //! `msb attach` and `msb logs`: what a sandbox's command writes, and what it reads.
 
+use std::io::IsTerminal as _;
+
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use clap::Args;
 use msb::{Input, LogStream, SandboxHandle, Sandboxes};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::exit_code;
+use super::keys::DetachKeys;
 use crate::interrupt::Interrupts;
 use crate::report;
+use crate::terminal::{self, Change, RawTerminal};
 
 /// The largest piece of standard input read at once, in bytes.
 const INPUT_CHUNK: usize = 64 * 1024;
@@ -36,6 +41,11 @@ pub(crate) struct Attach {
     /// Hands no standard input to the command.
     #[arg(long)]
     no_stdin: bool,
+
+    /// The keys that leave a command that has the terminal, as in ctrl-p,ctrl-q (the default) or ctrl-]. Where it has none,
+    /// Ctrl-\ leaves.
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: DetachKeys,
 
     /// Leaves the command alone when this program is interrupted (Ctrl-C), instead of handing the signal on.
     #[arg(long)]
@@ -73,67 +83,134 @@ async fn write(logs: &mut msb::Logs) -> Result<()> {
     Ok(())
 }
 
+/// How following a sandbox's command ends, other than with the sandbox.
+enum Left {
+    /// By its keys.
+    Keys,
+    /// By a signal: the exit status for it.
+    Signal(u8),
+}
+
 /// `msb attach`.
 pub(crate) async fn attach(args: Attach) -> Result<u8> {
     let sandboxes = Sandboxes::open_default()?;
     let sandbox = sandboxes.connect(&args.name).await?;
     let mut logs = sandbox.logs(Some(0), true).await?;
-    if args.no_stdin {
-        // Nothing is asked of it.
-    } else if !sandbox.inspect().await?.takes_input {
+    let facts = sandbox.inspect().await?;
+    let takes_input = facts.takes_input && !args.no_stdin;
+    if !facts.takes_input && !args.no_stdin {
         report::note("the command takes no input: `run -d -i` would have let it");
-    } else {
+    }
+    let has_terminal = takes_input && facts.has_tty && std::io::stdin().is_terminal();
+    let mut terminal = match has_terminal {
+        true => Some(RawTerminal::enter()?),
+        false => None,
+    };
+    if has_terminal {
+        let (rows, cols) = terminal::size();
+        // A command that ends just now has no use for it.
+        let _ = sandbox.resize(rows, cols).await;
+    }
+    let (leave, left) = oneshot::channel();
+    // Held, so that it is waited for where there are no keys to be typed.
+    let mut leave = Some(leave);
+    if takes_input {
+        let keys = has_terminal.then(|| args.detach_keys.clone());
         // A read of a terminal cannot be cancelled: it is left behind.
-        tokio::spawn(feed(sandbox.input()));
+        tokio::spawn(feed(sandbox.input(), keys, leave.take()));
     }
-    tokio::select! {
-        written = write(&mut logs) => written?,
-        left = signals(&sandbox, args.no_signals) => return left,
+    let left = async {
+        match left.await {
+            Ok(()) => Left::Keys,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let outcome = tokio::select! {
+        written = write(&mut logs) => written.map(|()| None),
+        left = left => Ok(Some(left)),
+        left = signals(&sandbox, args.no_signals) => left.map(Some),
+        left = sizes(&sandbox, terminal.as_mut()) => Ok(Some(left)),
+    };
+    drop((terminal, leave));
+    match outcome? {
+        None => {
+            let ended = sandbox.wait().await?;
+            exit_code(&args.name, &ended.reason, ended.code)
+        }
+        Some(Left::Keys) => {
+            report::note(&format!("left {}, which goes on", args.name));
+            Ok(0)
+        }
+        Some(Left::Signal(code)) => Ok(code),
     }
-    let ended = sandbox.wait().await?;
-    exit_code(&args.name, &ended.reason, ended.code)
 }
 
-/// Hands signals on until one is to end this program.
-async fn signals(sandbox: &SandboxHandle, none: bool) -> Result<u8> {
+/// Hands on the sizes of the terminal until a signal is to end this program.
+async fn sizes(sandbox: &SandboxHandle, terminal: Option<&mut RawTerminal>) -> Left {
+    let Some(terminal) = terminal else {
+        return std::future::pending().await;
+    };
+    loop {
+        match terminal.changed().await {
+            // A command that ends just now has no use for it.
+            Change::Size(rows, cols) => drop(sandbox.resize(rows, cols).await),
+            Change::End(code) => return Left::Signal(code),
+        }
+    }
+}
+
+/// Hands signals on until one is to leave the sandbox.
+async fn signals(sandbox: &SandboxHandle, none: bool) -> Result<Left> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let mut quit = signal(SignalKind::quit())?;
     loop {
         let number = tokio::select! {
             _ = interrupt.recv() => 2,
             _ = terminate.recv() => 15,
-            _ = hang_up.recv() => return Ok(129),
+            _ = quit.recv() => return Ok(Left::Keys),
+            _ = hang_up.recv() => return Ok(Left::Signal(129)),
         };
-        if none {
-            return Ok(128 + number);
-        }
         // Without a command there is nothing to signal, and nothing to wait for.
-        if sandbox.signal(number.into()).await.is_err() {
-            return Ok(128 + number);
+        if none || sandbox.signal(number.into()).await.is_err() {
+            return Ok(Left::Signal(128 + number));
         }
     }
 }
 
-async fn feed(mut input: Input) {
+/// Hands standard input on, until its end or until the keys are typed that leave the sandbox.
+async fn feed(mut input: Input, mut keys: Option<DetachKeys>, leave: Option<oneshot::Sender<()>>) {
     let mut source = tokio::io::stdin();
     let mut buffer = vec![0; INPUT_CHUNK];
     loop {
-        match source.read(&mut buffer).await {
+        let read = match source.read(&mut buffer).await {
             Ok(0) => break,
-            Ok(len) => {
-                let bytes = Bytes::copy_from_slice(&buffer[..len]);
-                if let Err(error) = input.write(bytes).await {
-                    report::note(&error.to_string());
-                    return;
-                }
-            }
+            Ok(len) => &buffer[..len],
             Err(error) => {
                 tracing::warn!("cannot read standard input: {error}");
                 return;
             }
+        };
+        let (bytes, has_left) = match &mut keys {
+            Some(keys) => keys.take(read),
+            None => (read.to_vec(), false),
+        };
+        if let Err(error) = input.write(Bytes::from(bytes)).await {
+            report::note(&error.to_string());
+            return;
+        }
+        if has_left {
+            let _ = input.leave().await;
+            if let Some(leave) = leave {
+                let _ = leave.send(());
+            }
+            return;
         }
     }
-    // A command that takes no input has none to end.
-    let _ = input.end().await;
+    // The end of a terminal's input is a key, which the command has got.
+    if keys.is_none() {
+        // Fails only when the command has ended.
+        let _ = input.end().await;
+    }
 }

@@ -29,6 +29,9 @@ pub struct InspectResponse {
     /// Whether the command reads what Input is given.
     #[prost(bool, tag = "9")]
     pub takes_input: bool,
+    /// Whether the command has a terminal.
+    #[prost(bool, tag = "10")]
+    pub has_tty: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopRequest {

@@ -73,6 +73,7 @@ pub(crate) struct Facts {
     pub(crate) ports: Vec<String>,
     pub(crate) accelerator: &'static str,
     pub(crate) command_pid: Option<u32>,
+    pub(crate) has_tty: bool,
     pub(crate) ca_pem: Option<String>,
 }
 
@@ -248,6 +249,7 @@ impl Control for Answers {
             open_calls: u32::try_from(*self.0.agent.calls().follow().borrow()).unwrap_or(u32::MAX),
             ca_pem: facts.ca_pem.clone(),
             takes_input: self.0.stdin.is_some(),
+            has_tty: facts.has_tty,
         }))
     }
 

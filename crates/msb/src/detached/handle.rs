@@ -66,6 +66,8 @@ pub struct Facts {
     pub command_pid: Option<u32>,
     /// Whether its command reads what [`SandboxHandle::input`] is given.
     pub takes_input: bool,
+    /// Whether its command has a terminal.
+    pub has_tty: bool,
     /// How many programs run in it that were started from outside, the command included.
     pub programs: u32,
     /// Its published ports.
@@ -156,6 +158,7 @@ impl SandboxHandle {
             paused: answer.paused,
             command_pid: answer.command_pid,
             takes_input: answer.takes_input,
+            has_tty: answer.has_tty,
             programs: answer.open_calls,
             ca_certificate: answer.ca_pem,
         })
@@ -198,6 +201,16 @@ impl SandboxHandle {
         let mut client = self.remote.client();
         let request = SignalRequest { signal };
         self.remote.answered(client.signal(request)).await.map(drop)
+    }
+
+    /// Tells the command's terminal its new size.
+    ///
+    /// # Errors
+    /// There is no command, or it has no terminal; a part is 0.
+    pub async fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
+        let pid = self.inspect().await?.command_pid;
+        let pid = pid.ok_or_else(|| Error::Control("the sandbox has no command".to_owned()))?;
+        crate::exec::resize(&self.link, pid, rows, cols).await
     }
 
     /// Halts the guest's processors: it keeps its memory and does nothing. Connections of it wait, those that wait too long on

@@ -85,6 +85,12 @@ impl Detach {
         self
     }
 
+    /// Whether the command has a terminal, which those who attach resize ([`SandboxHandle::resize`]). Default: false.
+    pub fn tty(mut self, tty: bool) -> Self {
+        self.command.has_tty = tty;
+        self
+    }
+
     /// Has what happens appended to a file, one JSON object a line.
     pub fn events(mut self, file: impl Into<PathBuf>) -> Self {
         self.events = Some(file.into());

@@ -62,6 +62,8 @@ pub(crate) struct CommandSpec {
     pub(crate) ulimits: Vec<String>,
     /// Whether its standard input stays open for those who attach.
     pub(crate) keeps_stdin: bool,
+    #[serde(default)]
+    pub(crate) has_tty: bool,
 }
 
 impl Spec {

@@ -33,6 +33,8 @@ const SIGTERM: i32 = 15;
 const KILLED: u8 = 137;
 /// How much of the console a sandbox's log gets when the machine ended by itself: a panic with its trace is some 60 lines.
 const CONSOLE_LINES: usize = 100;
+/// The size of a terminal before anybody has said another.
+const TERMINAL: (u16, u16) = (24, 80);
 /// Requests that wait.
 const ASKS: usize = 16;
 
@@ -107,6 +109,7 @@ struct Up {
 struct Running {
     pid: u32,
     stdin: Option<Stdin>,
+    has_tty: bool,
     output: JoinHandle<Result<ExitStatus, Error>>,
 }
 
@@ -185,6 +188,7 @@ impl Held {
                 msb_vmm::Accelerator::Tcg => "tcg",
             },
             command_pid: up.command.as_ref().map(|command| command.pid),
+            has_tty: up.command.as_ref().is_some_and(|command| command.has_tty),
             ca_pem: up.sandbox.ca_certificate().map(str::to_owned),
         };
         self.owned.set_facts(json!({
@@ -429,6 +433,10 @@ async fn start_command(
     if let Some(dir) = spec.workdir.as_ref().or(of_image) {
         command = command.cwd(dir);
     }
+    if spec.has_tty {
+        let (rows, cols) = TERMINAL;
+        command = command.tty(rows, cols);
+    }
     command = command.user(spec.user.as_ref().unwrap_or(&config.user));
     if let Some(timeout) = spec.timeout {
         command = command.timeout(timeout);
@@ -442,6 +450,7 @@ async fn start_command(
     Ok(Some(Running {
         pid: process.pid(),
         stdin,
+        has_tty: spec.has_tty,
         output: tokio::spawn(write_output(process, log)),
     }))
 }
