@@ -8,6 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::detached::{Background, Expected};
 use crate::finish;
+use crate::terminal::Screen;
 
 const VALUE: &str = "sk-canary-7d1f5a90c3";
 
@@ -473,6 +474,51 @@ fn a_guest_or_qemu_that_dies_is_told_with_its_last_words() {
         assert_eq!(there.info("box").await["state"], "ended");
         there.check("rm box", None, Expected::says("box\n")).await;
         there.check_nothing_is_left("after both").await;
+    });
+}
+
+#[test]
+fn a_command_in_the_background_has_a_terminal_that_is_left_and_taken_up_again() {
+    on_guests(async {
+        let there = Background::new();
+        there
+            .check(
+                "run -dit --name box base -- sh",
+                None,
+                Expected::says("box\n"),
+            )
+            .await;
+        // What is typed is shown, too, so what is waited for is not in it.
+        let size = |size: &str| {
+            format!(
+                "while [ \"$(stty size)\" != '{size}' ]; do sleep 0.1; done; echo it is $(stty size)\r"
+            )
+        };
+        let mut screen = Screen::run(&there.command(["attach", "box"]));
+        screen.type_keys(&size("33 99")).await;
+        screen.shows("it is 33 99\r\n").await;
+        screen.resize(20, 60);
+        screen.type_keys(&size("20 60")).await;
+        screen.shows("it is 20 60\r\n").await;
+        screen.type_keys("\x10\x11").await;
+        assert_eq!(screen.ends().await, Some(0), "{}", screen.shown);
+        assert!(screen.shown.contains("left box"), "{}", screen.shown);
+        assert_eq!(there.info("box").await["state"], "running");
+
+        let mut program = Screen::run(&there.command(["exec", "-it", "box", "sh"]));
+        program
+            .type_keys("echo $((6 * 7)); stty size; exit 4\r")
+            .await;
+        program.shows("42\r\n33 99\r\n").await;
+        assert_eq!(program.ends().await, Some(4), "{}", program.shown);
+
+        let mut screen = Screen::run(&there.command(["attach", "--detach-keys=ctrl-]", "box"]));
+        screen.type_keys("\x10\x11\x15echo $((6 * 7))\r").await;
+        screen.shows("42\r\n").await;
+        screen.type_keys("exit 6\r").await;
+        assert_eq!(screen.ends().await, Some(6), "{}", screen.shown);
+        there.check("rm box", None, Expected::says("box\n")).await;
+        there.check_nothing_is_left("after its removal").await;
     });
 }
 

@@ -10,21 +10,25 @@ use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use tokio::net::unix::pipe;
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 
 use crate::{OWN_FAILURE, Place, finish, process};
 
 /// A terminal with `msb` on it, and what it has shown.
-struct Screen {
+pub(crate) struct Screen {
     output: pipe::Receiver,
     keys: pipe::Sender,
-    shown: String,
+    pub(crate) shown: String,
     msb: Child,
 }
 
 impl Screen {
-    /// Starts `msb` as a shell starts a job: in a session of its own, with the terminal as its controlling one.
     fn start(place: &Place, args: &[&str]) -> Self {
+        Self::run(&place.msb(args.iter().copied()))
+    }
+
+    /// Starts `msb` as a shell starts a job: in a session of its own, with the terminal as its controlling one.
+    pub(crate) fn run(msb: &Command) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let ours = openpt(flags).expect("a terminal");
         unlockpt(&ours).expect("unlocked");
@@ -33,8 +37,7 @@ impl Screen {
         let ours = File::from(ours);
         let keys = ours.try_clone().expect("a descriptor");
         let stream = || Stdio::from(theirs.try_clone().expect("a descriptor"));
-        let msb = place.msb(args.iter().copied());
-        let mut command = tokio::process::Command::new("setsid");
+        let mut command = Command::new("setsid");
         command.arg("--ctty").arg(msb.as_std().get_program());
         command.args(msb.as_std().get_args()).env("TERM", "vt100");
         for (name, value) in msb.as_std().get_envs() {
@@ -54,7 +57,7 @@ impl Screen {
         screen
     }
 
-    fn resize(&self, rows: u16, cols: u16) {
+    pub(crate) fn resize(&self, rows: u16, cols: u16) {
         let size = Winsize {
             ws_row: rows,
             ws_col: cols,
@@ -70,7 +73,7 @@ impl Screen {
         !settings.local_modes.intersects(cooked)
     }
 
-    async fn type_keys(&self, keys: &str) {
+    pub(crate) async fn type_keys(&self, keys: &str) {
         let mut keys = keys.as_bytes();
         while !keys.is_empty() {
             self.keys.writable().await.expect("a terminal");
@@ -82,7 +85,7 @@ impl Screen {
     }
 
     /// Reads on until `text` is shown, and forgets what came up to there.
-    async fn shows(&mut self, text: &str) {
+    pub(crate) async fn shows(&mut self, text: &str) {
         loop {
             if let Some(at) = self.shown.find(text) {
                 self.shown.drain(..at + text.len());
@@ -109,7 +112,7 @@ impl Screen {
     }
 
     /// Waits for msb's end; what it showed last is left in `shown`.
-    async fn ends(&mut self) -> Option<i32> {
+    pub(crate) async fn ends(&mut self) -> Option<i32> {
         let status = self.msb.wait().await.expect("an end");
         assert!(!self.is_raw(), "the terminal is left raw");
         while self.read().await {}
