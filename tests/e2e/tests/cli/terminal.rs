@@ -120,7 +120,7 @@ impl Screen {
     }
 }
 
-fn on_terminal<'a>(line: &'a str) -> Vec<&'a str> {
+fn on_terminal(line: &str) -> Vec<&str> {
     vec!["run", "-it", "base", "--", "sh", "-c", line]
 }
 
