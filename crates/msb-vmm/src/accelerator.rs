@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Machine, Vm};
+use crate::{Attachments, Error, Machine, Vm};
 
 /// How long a guest may take under KVM to get to the point where its kernel looks for a root file system.
 /// Where KVM works it takes well under a second.
@@ -122,7 +122,7 @@ async fn boots_under_kvm(qemu: &Path, kernel: &Path) -> Result<bool, Error> {
     machine.initramfs = None;
     machine.agent = false;
     machine.memory_mib = 128;
-    let (vm, _channels) = match Vm::start(&machine).await {
+    let (vm, _channels) = match Vm::start(&machine, Attachments::default()).await {
         Ok(started) => started,
         Err(Error::QemuRefused { reason }) => {
             tracing::debug!(reason, "KVM refused");

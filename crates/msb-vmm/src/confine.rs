@@ -3,6 +3,7 @@
 //! QEMU's own seccomp sandbox denies it to start programs and to change what it is. This takes away what it could have
 //! opened: files by Landlock, the network by a namespace that has none, privileges for good.
 
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -12,6 +13,7 @@ use landlock::{
     ABI, Access as _, AccessFs, AccessNet, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
     RulesetStatus, Scope, path_beneath_rules,
 };
+use rustix::mount::{MountFlags, MountPropagationFlags, mount_bind, mount_change, mount_remount};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, UnshareFlags, remove_capability_from_bounding_set,
@@ -105,7 +107,7 @@ impl Confinement {
     }
 
     /// Restricts the calling thread, and every process it starts from now on, for good. Without effect on other threads.
-    pub(crate) fn restrict_files(&self) -> Option<Gap> {
+    fn restrict_files(&self) -> Option<Gap> {
         let own = self.read.iter().map(PathBuf::as_path);
         let read = own.chain(DISTRIBUTION.map(Path::new));
         let write = self.write.iter().map(PathBuf::as_path);
@@ -143,9 +145,80 @@ fn find(program: &Path) -> PathBuf {
     found.unwrap_or_else(|| program.to_owned())
 }
 
-/// Gives up the network and all privileges, for good. To be called in the child, between fork and exec: it makes system calls
-/// and nothing else.
-pub(crate) fn give_up_privileges() -> io::Result<()> {
+/// How a process is confined.
+#[derive(Debug)]
+pub(crate) enum Confines {
+    /// To these files, without a network.
+    To(Confinement),
+    /// By itself; all that it sees of a directory, if one is given, is that it cannot be written.
+    Itself { read_only: Option<CString> },
+}
+
+impl From<Confinement> for Confines {
+    fn from(confinement: Confinement) -> Self {
+        Self::To(confinement)
+    }
+}
+
+impl Confines {
+    pub(crate) fn restrict_files(&self) -> Option<Gap> {
+        match self {
+            Self::To(confinement) => confinement.restrict_files(),
+            Self::Itself { .. } => None,
+        }
+    }
+
+    pub(crate) fn network_gap(&self, pid: u32) -> Option<Gap> {
+        match self {
+            Self::To(_) => network_gap(pid),
+            Self::Itself { .. } => None,
+        }
+    }
+
+    pub(crate) fn privileges(&self) -> Privileges {
+        match self {
+            Self::To(_) => Privileges::GiveUp,
+            Self::Itself { read_only } => Privileges::Keep {
+                read_only: read_only.clone(),
+            },
+        }
+    }
+}
+
+/// What is changed in the child, between fork and exec.
+pub(crate) enum Privileges {
+    GiveUp,
+    Keep { read_only: Option<CString> },
+}
+
+impl Privileges {
+    /// Makes system calls and nothing else.
+    pub(crate) fn change(&self) -> io::Result<()> {
+        match self {
+            Self::GiveUp => give_up_privileges(),
+            Self::Keep { read_only: None } => Ok(()),
+            Self::Keep {
+                read_only: Some(dir),
+            } => Ok(protect(dir)?),
+        }
+    }
+}
+
+/// Makes a directory read-only for the calling process alone.
+fn protect(dir: &CStr) -> rustix::io::Result<()> {
+    // SAFETY: the child is a process with one thread, and its table of descriptors is left as it is.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS)? };
+    mount_change(
+        c"/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?;
+    // What is mounted below is left out: it would stay writable.
+    mount_bind(dir, dir)?;
+    mount_remount(dir, MountFlags::BIND | MountFlags::RDONLY, c"")
+}
+
+/// Gives up the network and all privileges, for good.
+fn give_up_privileges() -> io::Result<()> {
     // Whether that worked is seen from outside.
     let _ = leave_network();
     for capability in CapabilitySet::all().iter() {
@@ -179,7 +252,7 @@ fn leave_network() -> rustix::io::Result<()> {
 }
 
 /// Whether the process has the calling one's network.
-pub(crate) fn network_gap(pid: u32) -> Option<Gap> {
+fn network_gap(pid: u32) -> Option<Gap> {
     let theirs = fs::read_link(format!("/proc/{pid}/ns/net"));
     let ours = fs::read_link("/proc/self/ns/net");
     // What cannot be told is told as the worse.

@@ -37,6 +37,20 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// There is no program that could serve directories of the host.
+    #[error(
+        "virtiofsd is missing, which serves directories of the host to the guest; on Debian 12: apt-get install \
+         qemu-system-common, later and elsewhere: install virtiofsd"
+    )]
+    VirtiofsdMissing,
+    /// A directory of the host cannot be served.
+    #[error("{dir:?} cannot be served to the guest: {reason}")]
+    ShareRefused {
+        /// The directory.
+        dir: PathBuf,
+        /// The server's own last words.
+        reason: String,
+    },
     /// QEMU runs, but its monitor does not answer.
     #[error("QEMU's monitor failed")]
     Qmp(#[from] crate::QmpError),

@@ -7,10 +7,10 @@
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), msb_vmm::Error> {
-//! use msb_vmm::{Accelerator, Machine, Vm};
+//! use msb_vmm::{Accelerator, Attachments, Machine, Vm};
 //!
 //! let machine = Machine::new("vmlinux", "initramfs.cpio", Accelerator::Tcg);
-//! let (vm, channels) = Vm::start(&machine).await?;
+//! let (vm, channels) = Vm::start(&machine, Attachments::default()).await?;
 //! drop(channels.agent); // a byte stream to the virtio-serial port `dev.msb.agent`
 //! let end = vm.wait().await;
 //! println!("{} {}", end.status, vm.console().tail(20));
@@ -32,6 +32,7 @@ mod error;
 mod machine;
 mod process;
 mod qmp;
+mod share;
 mod tsc;
 mod vm;
 
@@ -39,7 +40,8 @@ pub use accelerator::{Accelerator, AcceleratorChoice, UnknownAccelerator, choose
 pub use confine::Gap;
 pub use console::Console;
 pub use error::Error;
-pub use machine::{Disk, Fds, Machine, NetworkDevice};
+pub use machine::{Disk, Fds, Machine, NetworkDevice, ROOT_SERIAL, SCRATCH_SERIAL};
 pub use qmp::{Qmp, QmpError};
+pub use share::Share;
 pub use tsc::tsc_khz;
-pub use vm::{Channels, End, Vm};
+pub use vm::{Attachments, Channels, End, Vm};

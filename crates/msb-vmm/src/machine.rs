@@ -11,6 +11,13 @@ use crate::Accelerator;
 /// The name of the virtio-serial port the agent listens on in the guest.
 const AGENT_PORT: &str = "dev.msb.agent";
 
+/// The serial number of the root disk in the guest: disks are not numbered in the order in which they are given.
+pub const ROOT_SERIAL: &str = "msb-root";
+/// The serial number of the scratch disk in the guest.
+pub const SCRATCH_SERIAL: &str = "msb-scratch";
+/// Requests to a shared directory that may be under way at once.
+const SHARE_QUEUE: u16 = 1024;
+
 /// One guest machine. The fields may be changed freely until it is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -58,7 +65,7 @@ pub struct NetworkDevice {
 }
 
 /// The descriptor numbers the QEMU process finds its ends of the channels at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fds {
     /// The QMP monitor.
     pub qmp: i32,
@@ -66,6 +73,10 @@ pub struct Fds {
     pub agent: i32,
     /// Ethernet frames, each behind its length as four big-endian bytes.
     pub network: i32,
+    /// A writable raw disk, if the guest has one; its serial number in the guest is [`SCRATCH_SERIAL`].
+    pub scratch: Option<i32>,
+    /// Connections to who serves directories of the host (vhost-user), with the tags under which the guest mounts them.
+    pub shares: Vec<(String, i32)>,
 }
 
 impl Machine {
@@ -110,6 +121,15 @@ impl Machine {
         args.pair("-cpu", cpu);
         args.pair("-smp", self.cpus.to_string());
         args.pair("-m", format!("{}M", self.memory_mib));
+        if !fds.shares.is_empty() {
+            // Who serves the directories reads and writes the guest's memory.
+            let size = self.memory_mib;
+            let memory = format!("memory-backend-memfd,id=memory,size={size}M,share=on");
+            args.pair("-object", memory);
+            args.pair("-machine", "memory-backend=memory");
+            // Their servers know the standard's devices only, not those from before it.
+            args.pair("-global", "virtio-mmio.force-legacy=false");
+        }
         args.path("-kernel", &self.kernel);
         if let Some(initramfs) = &self.initramfs {
             args.path("-initrd", initramfs);
@@ -146,7 +166,20 @@ impl Machine {
         }
         if let Some(root) = &self.root {
             args.pair("-blockdev", block_device(&root.path));
-            args.pair("-device", "virtio-blk-device,drive=root");
+            let device = format!("virtio-blk-device,drive=root,serial={ROOT_SERIAL}");
+            args.pair("-device", device);
+        }
+        if let Some(scratch) = fds.scratch {
+            args.pair("-add-fd", format!("fd={scratch},set=1"));
+            args.pair("-blockdev", scratch_device());
+            let device = format!("virtio-blk-device,drive=scratch,serial={SCRATCH_SERIAL}");
+            args.pair("-device", device);
+        }
+        for (tag, fd) in &fds.shares {
+            args.pair("-chardev", format!("socket,id={tag},fd={fd}"));
+            let device =
+                format!("vhost-user-fs-device,chardev={tag},tag={tag},queue-size={SHARE_QUEUE}");
+            args.pair("-device", device);
         }
     }
 
@@ -188,6 +221,19 @@ fn block_device(path: &Path) -> String {
     .to_string()
 }
 
+/// Freed blocks go back to the host. Nobody else has the file, and what it holds ends with the machine.
+fn scratch_device() -> String {
+    json!({
+        "driver": "raw",
+        "node-name": "scratch",
+        "discard": "unmap",
+        "detect-zeroes": "unmap",
+        "cache": { "no-flush": true },
+        "file": { "driver": "file", "filename": "/dev/fdset/1", "locking": "off", "discard": "unmap" },
+    })
+    .to_string()
+}
+
 #[derive(Default)]
 struct Arguments(Vec<OsString>);
 
@@ -215,6 +261,8 @@ mod tests {
         qmp: 3,
         agent: 4,
         network: 5,
+        scratch: None,
+        shares: Vec::new(),
     };
 
     fn machine() -> Machine {
@@ -262,6 +310,40 @@ mod tests {
         assert!(values(&machine, "-device").contains(
             &"virtio-net-device,netdev=net,host_mtu=65520,mac=02:00:00:ab:00:01".to_owned()
         ));
+    }
+
+    #[test]
+    fn a_scratch_disk_and_shared_directories_come_by_descriptors() {
+        let fds = Fds {
+            scratch: Some(6),
+            shares: vec![("share0".into(), 7), ("share1".into(), 8)],
+            ..FDS
+        };
+        let args = machine().arguments(&fds);
+        let args: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
+        for expected in [
+            ["-add-fd", "fd=6,set=1"],
+            [
+                "-device",
+                "virtio-blk-device,drive=scratch,serial=msb-scratch",
+            ],
+            [
+                "-object",
+                "memory-backend-memfd,id=memory,size=512M,share=on",
+            ],
+            ["-machine", "memory-backend=memory"],
+            ["-global", "virtio-mmio.force-legacy=false"],
+            ["-chardev", "socket,id=share1,fd=8"],
+            [
+                "-device",
+                "vhost-user-fs-device,chardev=share0,tag=share0,queue-size=1024",
+            ],
+        ] {
+            assert!(
+                args.windows(2).any(|pair| pair == expected),
+                "{expected:?} in {args:?}"
+            );
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::sync::{oneshot, watch};
 
-use crate::confine::{Confinement, give_up_privileges, network_gap};
+use crate::confine::{Confines, Privileges};
 use crate::{Console, Error, Gap};
 
 /// A started child. It is killed when this is dropped.
@@ -38,7 +38,7 @@ impl Process {
         program: &Path,
         args: Vec<OsString>,
         fds: Vec<(OwnedFd, i32)>,
-        confinement: Confinement,
+        confinement: impl Into<Confines>,
         output: &Output,
     ) -> Result<Self, Error> {
         let mut command = Command::new(program);
@@ -64,12 +64,13 @@ impl Process {
                 what: "the machine's descriptors",
                 source: io::Error::other(error),
             })?;
-        confine(&mut command);
+        let confines = confinement.into();
+        confine(&mut command, confines.privileges());
         let (started, start) = oneshot::channel();
         let output = output.clone();
         std::thread::Builder::new()
             .name("msb-vmm".into())
-            .spawn(move || supervise(command, &confinement, &output, started))
+            .spawn(move || supervise(command, &confines, &output, started))
             .map_err(|source| Error::Host {
                 what: "a thread",
                 source,
@@ -111,6 +112,11 @@ impl Process {
         }
     }
 
+    /// How the child ended, if it has.
+    pub(crate) fn status(&self) -> Option<ExitStatus> {
+        *self.ended.borrow()
+    }
+
     /// Ends the child at once. Harmless when it has ended.
     pub(crate) fn kill(&self) {
         // ESRCH: it has ended. The descriptor cannot mean another process.
@@ -126,11 +132,11 @@ impl Drop for Process {
 
 /// Lets the child give up its privileges, and asks the kernel to kill it when the thread that started it ends, which is when
 /// this process does: [`supervise`] outlives its child.
-fn confine(command: &mut Command) {
+fn confine(command: &mut Command, privileges: Privileges) {
     let parent = rustix::process::getpid();
     let set_up = move || {
         // First, for a change of credentials forgets the signal.
-        give_up_privileges()?;
+        privileges.change()?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         if rustix::process::getppid() == Some(parent) {
             Ok(())
@@ -147,11 +153,11 @@ fn confine(command: &mut Command) {
 /// output open: QEMU's sandbox denies them.
 fn supervise(
     mut command: Command,
-    confinement: &Confinement,
+    confines: &Confines,
     output: &Output,
     started: oneshot::Sender<io::Result<Process>>,
 ) {
-    let files = confinement.restrict_files();
+    let files = confines.restrict_files();
     let (ended, receiver) = watch::channel(None);
     let mut child = match command.spawn() {
         Ok(child) => child,
@@ -165,7 +171,10 @@ fn supervise(
         pid: child.id(),
         pidfd,
         ended: receiver,
-        gaps: files.into_iter().chain(network_gap(child.id())).collect(),
+        gaps: files
+            .into_iter()
+            .chain(confines.network_gap(child.id()))
+            .collect(),
     });
     if process.is_err() {
         let _ = child.kill();
@@ -194,6 +203,7 @@ fn open_pidfd(child: &Child) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::confine::Confinement;
 
     async fn shell(script: &str) -> (Result<Process, Error>, Output) {
         let output = Output::default();

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -11,7 +12,7 @@ use tokio::sync::Mutex;
 
 use crate::confine::Confinement;
 use crate::process::{Output, Process};
-use crate::{Console, Error, Fds, Gap, Machine, Qmp, QmpError};
+use crate::{Console, Error, Fds, Gap, Machine, Qmp, QmpError, Share};
 
 /// The oldest QEMU whose `microvm` and `-netdev socket` behave as this crate needs.
 const OLDEST_QEMU: (u64, u64) = (7, 2);
@@ -19,17 +20,15 @@ const OLDEST_QEMU: (u64, u64) = (7, 2);
 const GREETING_WAIT: Duration = Duration::from_secs(30);
 /// How long QEMU may take to end when it is asked to.
 const QUIT_WAIT: Duration = Duration::from_secs(2);
-/// Descriptor numbers in the child, behind the standard streams.
-const FDS: Fds = Fds {
-    qmp: 3,
-    agent: 4,
-    network: 5,
-};
+/// The first descriptor number for a channel in the child, behind the standard streams.
+const FIRST_FD: i32 = 3;
 
 /// A running machine. Dropping it kills it.
 #[derive(Debug)]
 pub struct Vm {
     process: Process,
+    /// They end with the machine.
+    shares: Vec<Share>,
     output: Output,
     qmp: Mutex<Qmp>,
 }
@@ -44,6 +43,15 @@ pub struct Channels {
     pub network: Option<UnixStream>,
 }
 
+/// What a machine is given besides its description. The default is nothing.
+#[derive(Debug, Default)]
+pub struct Attachments {
+    /// A raw disk that the guest may write.
+    pub scratch: Option<OwnedFd>,
+    /// Directories of the host, which the guest mounts by their places in the list: `share0`, `share1`, ...
+    pub shares: Vec<Share>,
+}
+
 /// How a machine ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -53,32 +61,56 @@ pub struct End {
 }
 
 impl Vm {
-    /// Starts the machine and returns when QEMU runs it; the guest is still booting then.
+    /// Starts the machine with its attachments and returns when QEMU runs it; the guest is still booting then.
     ///
     /// # Errors
     /// [`Error::QemuMissing`], [`Error::QemuTooOld`], [`Error::QemuRefused`] with QEMU's own reason, or a resource
     /// the host refused. No process is left.
-    pub async fn start(machine: &Machine) -> Result<(Self, Channels), Error> {
+    pub async fn start(
+        machine: &Machine,
+        attachments: Attachments,
+    ) -> Result<(Self, Channels), Error> {
         let (qmp, qmp_theirs) = pair()?;
         let (agent, agent_theirs) = pair()?;
-        let mut fds = vec![(qmp_theirs, FDS.qmp), (agent_theirs, FDS.agent)];
+        let mut fds = Mapped::default();
+        let mut numbers = Fds {
+            qmp: fds.add(qmp_theirs),
+            agent: fds.add(agent_theirs),
+            network: 0,
+            scratch: attachments.scratch.map(|disk| fds.add(disk)),
+            shares: Vec::new(),
+        };
+        let mut shares = attachments.shares;
+        for (at, share) in shares.iter_mut().enumerate() {
+            if let Some(connection) = share.take_connection() {
+                numbers
+                    .shares
+                    .push((format!("share{at}"), fds.add(connection)));
+            }
+        }
         let network = if machine.network.is_some() {
             let (network, theirs) = pair()?;
-            fds.push((theirs, FDS.network));
+            numbers.network = fds.add(theirs);
             Some(network)
         } else {
             None
         };
         let output = Output::default();
         let confinement = Confinement::of(machine);
-        let args = machine.arguments(&FDS);
+        let args = machine.arguments(&numbers);
+        let fds = fds.0;
         let process = Process::spawn(&machine.qemu, args, fds, confinement, &output).await?;
         let greeting = tokio::time::timeout(GREETING_WAIT, Qmp::connect(qmp)).await;
         let qmp = match greeting {
             Ok(Ok(qmp)) => qmp,
             Ok(Err(QmpError::Closed | QmpError::Io(_))) => {
                 process.wait().await;
-                return Err(explain_refusal(&machine.qemu, &output).await);
+                // QEMU only sees that its connection has ended.
+                let failure = shares.iter().find_map(Share::failure);
+                return Err(match failure {
+                    Some(failure) => failure,
+                    None => explain_refusal(&machine.qemu, &output).await,
+                });
             }
             Ok(Err(error)) => return Err(error.into()),
             Err(_elapsed) => {
@@ -98,6 +130,7 @@ impl Vm {
         }
         let vm = Self {
             process,
+            shares,
             output,
             qmp: Mutex::new(qmp),
         };
@@ -131,6 +164,23 @@ impl Vm {
         }
     }
 
+    /// Waits until one of the shared directories is not served any more, which the guest sees as a file system that does not
+    /// answer; for ever where there are none.
+    pub async fn share_ended(&self) -> Error {
+        let ended = self.shares.iter().map(|share| Box::pin(share.ended()));
+        let mut ended: Vec<_> = ended.collect();
+        std::future::poll_fn(|context| {
+            let ready = ended
+                .iter_mut()
+                .find_map(|share| match share.as_mut().poll(context) {
+                    Poll::Ready(error) => Some(error),
+                    Poll::Pending => None,
+                });
+            ready.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
     /// Runs a monitor command without arguments, such as `stop`, `cont` or `query-status`.
     ///
     /// # Errors
@@ -156,6 +206,18 @@ impl Vm {
     /// Kills the machine at once.
     pub fn kill(&self) {
         self.process.kill();
+    }
+}
+
+/// Descriptors for the child, and their numbers there.
+#[derive(Default)]
+struct Mapped(Vec<(OwnedFd, i32)>);
+
+impl Mapped {
+    fn add(&mut self, fd: OwnedFd) -> i32 {
+        let number = self.0.last().map_or(FIRST_FD, |(_, last)| last + 1);
+        self.0.push((fd, number));
+        number
     }
 }
 
@@ -239,7 +301,7 @@ mod tests {
         std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).expect("mode");
         let mut machine = Machine::new("vmlinux", "initramfs", crate::Accelerator::Tcg);
         machine.qemu = qemu;
-        Vm::start(&machine).await
+        Vm::start(&machine, Attachments::default()).await
     }
 
     #[tokio::test]
