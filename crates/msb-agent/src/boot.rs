@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use msb_agent_proto::PORT_NAME;
+use msb_agent_proto::v1::Mount;
 use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, mount};
 
@@ -15,7 +16,12 @@ use crate::timings;
 
 /// Device probing is asynchronous; a device that has not come after this long is not coming.
 const DEVICE_WAIT: Duration = Duration::from_secs(20);
-const ROOT_DISK: &str = "/dev/vda";
+/// Serial numbers of disks, as `msb-vmm` gives them: disks come in no order.
+const ROOT_DISK: &str = "msb-root";
+const SCRATCH_DISK: &str = "msb-scratch";
+/// Words of the kernel's command line: there is a scratch disk; directories of the host will be mounted.
+const HAS_SCRATCH: &str = "msb.scratch";
+const HAS_SHARES: &str = "msb.shares";
 
 /// Mounts what modules and devices need and loads the initramfs' modules in their written order.
 pub(crate) fn prepare() -> Result<(), Error> {
@@ -79,31 +85,21 @@ pub(crate) fn enter_root() -> Result<(), Error> {
     for dir in ["/lower", "/upper", "/root"] {
         fs::create_dir_all(dir).map_err(Error::EnterRoot)?;
     }
-    wait_for(|| Path::new(ROOT_DISK).exists().then_some(()))
-        .ok_or(Error::NoRootDisk { device: ROOT_DISK })?;
-    let fstype = root_fstype(&fs::read_to_string("/proc/cmdline").unwrap_or_default()).to_owned();
-    // Modules that only this file system needs; most need none.
-    if let Ok(order) = fs::read_to_string(format!("/modules/order.{fstype}")) {
-        load_modules(&order)?;
+    let root = wait_for_disk(ROOT_DISK)?;
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let has = |word: &str| cmdline.split_ascii_whitespace().any(|other| other == word);
+    let fstype = root_fstype(&cmdline).to_owned();
+    load_modules_of(&fstype)?;
+    if has(HAS_SHARES) {
+        load_modules_of("virtiofs")?;
     }
-    mount(
-        ROOT_DISK,
-        "/lower",
-        fstype.as_str(),
-        MountFlags::RDONLY,
-        None,
-    )
-    .map_err(|error| Error::RootDisk {
-        fstype,
-        source: error.into(),
+    mount(&root, "/lower", fstype.as_str(), MountFlags::RDONLY, None).map_err(|error| {
+        Error::RootDisk {
+            fstype,
+            source: error.into(),
+        }
     })?;
-    mount_at(
-        "tmpfs",
-        "tmpfs",
-        "/upper",
-        MountFlags::empty(),
-        Some(c"mode=0755"),
-    )?;
+    mount_upper(has(HAS_SCRATCH))?;
     for dir in ["/upper/data", "/upper/work"] {
         fs::create_dir(dir).map_err(Error::EnterRoot)?;
     }
@@ -120,6 +116,57 @@ pub(crate) fn enter_root() -> Result<(), Error> {
     mount_user_file_systems()?;
     timings::mark("file systems mounted");
     Ok(())
+}
+
+/// What is written to the root goes there: into memory, or onto the scratch disk.
+fn mount_upper(to_disk: bool) -> Result<(), Error> {
+    if !to_disk {
+        let data = Some(c"mode=0755");
+        return mount_at("tmpfs", "tmpfs", "/upper", MountFlags::empty(), data);
+    }
+    let disk = wait_for_disk(SCRATCH_DISK)?;
+    load_modules_of("ext4")?;
+    mount(&disk, "/upper", "ext4", MountFlags::NOATIME, None).map_err(|error| Error::ScratchDisk {
+        source: error.into(),
+    })
+}
+
+/// The device of the disk with this serial number.
+fn wait_for_disk(serial: &'static str) -> Result<PathBuf, Error> {
+    let found = wait_for(|| {
+        let device = Path::new("/dev").join(find_disk("/sys/block", serial)?);
+        device.exists().then_some(device)
+    });
+    found.ok_or(Error::NoDisk { serial })
+}
+
+fn find_disk(class: &str, serial: &str) -> Option<std::ffi::OsString> {
+    let disks = fs::read_dir(class).ok()?.flatten();
+    let found = disks.map(|entry| entry.path()).find(|disk| {
+        fs::read_to_string(disk.join("serial")).is_ok_and(|found| found.trim_end() == serial)
+    });
+    found?.file_name().map(ToOwned::to_owned)
+}
+
+/// Loads the modules that only this file system needs; most need none.
+fn load_modules_of(fstype: &str) -> Result<(), Error> {
+    match fs::read_to_string(format!("/modules/order.{fstype}")) {
+        Ok(order) => load_modules(&order),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Mounts a directory of the host where the host wants it.
+pub(crate) fn mount_share(mount_request: &Mount) -> io::Result<()> {
+    let Mount {
+        tag,
+        path,
+        read_only,
+    } = mount_request;
+    fs::create_dir_all(path)?;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::RDONLY, *read_only);
+    Ok(mount(tag.as_str(), path.as_str(), "virtiofs", flags, None)?)
 }
 
 /// `msb.rootfstype=` on the kernel command line; squashfs when it is not there.
@@ -241,6 +288,33 @@ mod tests {
             ("xmsb.rootfstype=ext4", "squashfs"),
         ] {
             assert_eq!(root_fstype(cmdline), expected, "{cmdline:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_is_found_by_its_serial_number() {
+        let class = tempfile::tempdir().expect("a directory");
+        for (disk, serial) in [
+            ("vda", Some("msb-scratch")),
+            ("vdb", Some("msb-root\n")),
+            ("loop0", None),
+        ] {
+            fs::create_dir(class.path().join(disk)).expect("a disk");
+            if let Some(serial) = serial {
+                fs::write(class.path().join(disk).join("serial"), serial).expect("its number");
+            }
+        }
+        let class = class.path().to_str().expect("UTF-8");
+        for (serial, expected) in [
+            ("msb-root", Some("vdb")),
+            ("msb-scratch", Some("vda")),
+            ("msb", None),
+        ] {
+            assert_eq!(
+                find_disk(class, serial).as_deref(),
+                expected.map(AsRef::as_ref),
+                "{serial}"
+            );
         }
     }
 

@@ -19,8 +19,10 @@ pub(crate) enum Error {
         path: &'static str,
         source: io::Error,
     },
-    #[error("the root disk {device} did not appear; does the initramfs carry virtio_blk?")]
-    NoRootDisk { device: &'static str },
+    #[error("the disk {serial} did not appear; does the initramfs carry virtio_blk?")]
+    NoDisk { serial: &'static str },
+    #[error("cannot mount the scratch disk; does the initramfs carry ext4?")]
+    ScratchDisk { source: io::Error },
     #[error(
         "cannot mount the root disk as {fstype}; is it an image of that kind, and does the initramfs carry the module?"
     )]

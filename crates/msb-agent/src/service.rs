@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::boot;
 use crate::configure::{self, Environment};
 use crate::error::Error;
 use crate::exec::{self, Programs};
@@ -99,7 +100,13 @@ impl Agent for Service {
                 "the guest is already configured",
             ));
         }
-        let (environment, warnings) = configure::configure(request.into_inner()).await;
+        let request = request.into_inner();
+        for mount in &request.mounts {
+            boot::mount_share(mount).map_err(|error| {
+                Status::failed_precondition(format!("cannot mount {}: {error}", mount.path))
+            })?;
+        }
+        let (environment, warnings) = configure::configure(request).await;
         let _ = self.environment.set(environment);
         Ok(Response::new(ConfigureResponse { warnings }))
     }

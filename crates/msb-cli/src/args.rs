@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use msb::AcceleratorChoice;
+use msb::{AcceleratorChoice, BindMount};
 
-use crate::engine::EngineArgs;
+use crate::engine::{EngineArgs, parse_size};
 use crate::image::{ImageTask, RegistryArgs};
 use crate::limits::LimitArgs;
 use crate::program::ProgramArgs;
@@ -161,6 +161,15 @@ pub(crate) struct Run {
     #[arg(long, default_value_t = 512, value_name = "MIB")]
     pub(crate) memory: u32,
 
+    /// Puts what the guest writes to its root on a disk of this size instead of into its memory. It ends with the guest, and
+    /// takes the room on the host that is really used.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) disk: Option<u64>,
+
+    /// Shows the guest a directory of the host; with `:ro` it may only read it. May be repeated.
+    #[arg(short = 'v', long = "volume", value_name = "HOST:GUEST[:ro]", value_parser = parse_mount)]
+    pub(crate) volumes: Vec<BindMount>,
+
     /// What runs the guest's instructions: auto, kvm or tcg.
     #[arg(long, default_value = "auto", value_name = "ACCELERATOR")]
     pub(crate) accel: AcceleratorChoice,
@@ -279,6 +288,10 @@ impl From<Mode> for msb::ProxyMode {
             Mode::Transparent => Self::Transparent,
         }
     }
+}
+
+fn parse_mount(text: &str) -> Result<BindMount, String> {
+    text.parse()
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {

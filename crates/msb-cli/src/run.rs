@@ -91,6 +91,13 @@ pub(crate) fn builder(
         .cpus(args.cpus)
         .memory(args.memory)
         .accelerator(args.accel);
+    if let Some(bytes) = args.disk {
+        builder = builder.scratch_disk(bytes);
+    }
+    builder = args
+        .volumes
+        .into_iter()
+        .fold(builder, SandboxBuilder::mount);
     if let Some(bound) = args.max_duration {
         builder = builder.max_duration(bound);
     }

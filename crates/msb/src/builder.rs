@@ -13,7 +13,8 @@ use crate::event::Sink;
 use crate::lifetime::Lifetime;
 use crate::network::NetworkBuilder;
 use crate::plan::Plan;
-use crate::{Error, Event, Sandbox, start};
+use crate::storage::Storage;
+use crate::{BindMount, Error, Event, Sandbox, start};
 
 /// A guest comes up in 2 to 4 s under TCG on two idle cores, and in less under KVM; the rest is for busy hosts.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -32,6 +33,7 @@ pub struct SandboxBuilder {
     pub(crate) accelerator: AcceleratorChoice,
     pub(crate) cpus: u8,
     pub(crate) memory_mib: u32,
+    pub(crate) storage: Storage,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) secrets: Vec<SecretBuilder>,
     pub(crate) network: NetworkBuilder,
@@ -53,6 +55,7 @@ impl SandboxBuilder {
             accelerator: AcceleratorChoice::Auto,
             cpus: 1,
             memory_mib: 512,
+            storage: Storage::default(),
             env: BTreeMap::new(),
             secrets: Vec::new(),
             network: NetworkBuilder::default(),
@@ -110,9 +113,26 @@ impl SandboxBuilder {
         self
     }
 
-    /// Guest memory in MiB, at least 128. Default: 512. What the guest writes to its root counts too.
+    /// Guest memory in MiB, at least 128. Default: 512. What the guest writes to its root counts too, unless it has a
+    /// [scratch disk](Self::scratch_disk).
     pub fn memory(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
+        self
+    }
+
+    /// Puts what the guest writes to its root on a disk of this many bytes instead of into its memory. It takes the room on
+    /// the host that it really needs, in the store's file system, and ends with the guest. Needs `mkfs.ext4` on the host.
+    pub fn scratch_disk(mut self, bytes: u64) -> Self {
+        self.storage.scratch = Some(bytes);
+        self
+    }
+
+    /// Shows the guest a directory of the host. May be called several times. Needs `virtiofsd` on the host.
+    ///
+    /// A guest that may write it writes it as the user who runs this program, as far as `virtiofsd` lets it: programs on the
+    /// host that trust what is in it trust the guest.
+    pub fn mount(mut self, mount: BindMount) -> Self {
+        self.storage.mounts.push(mount);
         self
     }
 

@@ -58,6 +58,7 @@ mod route;
 mod sandbox;
 mod socket;
 mod start;
+mod storage;
 mod ulimit;
 mod words;
 
@@ -87,4 +88,5 @@ pub use outcome::{ExitStatus, Output};
 pub use ports::PortMapping;
 pub use proxy::{CutOff, Proxy, ProxyBuilder, ProxyEvent, ProxyMode};
 pub use sandbox::Sandbox;
+pub use storage::BindMount;
 pub use ulimit::{Ulimit, UlimitError};

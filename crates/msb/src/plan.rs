@@ -21,6 +21,7 @@ use crate::event::Sink;
 use crate::lifetime::Lifetime;
 use crate::limits::NetworkLimits;
 use crate::network::{HostAddress, NetworkBuilder, TlsBuilder, UpstreamSetting};
+use crate::storage::Storage;
 use crate::{Error, PortMapping, SandboxBuilder};
 
 mod reach;
@@ -44,6 +45,7 @@ pub(crate) struct Plan {
     pub(crate) accelerator: AcceleratorChoice,
     pub(crate) cpus: NonZeroU8,
     pub(crate) memory_mib: u32,
+    pub(crate) storage: Storage,
     /// The guest's, placeholders included.
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) secrets: SecretSet,
@@ -84,6 +86,7 @@ impl Plan {
                 builder.memory_mib
             )));
         }
+        builder.storage.check()?;
         let secrets = build_secrets(builder.secrets)?;
         let network = builder.network;
         let interception = plan_interception(&network, !secrets.is_empty())?;
@@ -120,6 +123,7 @@ impl Plan {
             accelerator: builder.accelerator,
             cpus,
             memory_mib: builder.memory_mib,
+            storage: builder.storage,
             on_event: builder.on_event,
             boot_timeout: builder.boot_timeout,
             lifetime: builder.lifetime,

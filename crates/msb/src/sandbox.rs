@@ -284,7 +284,7 @@ impl Running {
 
 #[cfg(test)]
 mod tests {
-    use msb_vmm::Machine;
+    use msb_vmm::{Attachments, Machine};
 
     use super::*;
 
@@ -306,7 +306,9 @@ exec sleep 1000
         std::fs::write(&description.qemu, QEMU).unwrap();
         let mode = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&description.qemu, mode).unwrap();
-        let (vm, _channels) = Vm::start(&description).await.unwrap();
+        let (vm, _channels) = Vm::start(&description, Attachments::default())
+            .await
+            .unwrap();
         let (_terminate, end) = watch::channel(None);
         let machine = Arc::new(Running { vm, end });
         let tasks = Tasks {

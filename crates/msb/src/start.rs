@@ -34,6 +34,7 @@ const TIMINGS: &str = "msb.timings";
 
 /// Boots the plan's guest and brings it up.
 pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
+    plan.storage.look()?;
     let store = match &plan.store {
         Some(dir) => Store::open(dir),
         None => Store::open_default()?,
@@ -62,7 +63,8 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         None => None,
     };
     let (machine, accelerator) = describe_machine(&plan, &store, &guest, &root).await?;
-    let (vm, channels) = Vm::start(&machine).await?;
+    let attachments = plan.storage.attach(&store).await?;
+    let (vm, channels) = Vm::start(&machine, attachments).await?;
     for gap in vm.gaps() {
         events.emit(&Event::Warning(gap.to_string()));
     }
@@ -71,7 +73,10 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         end: terminated,
     });
     let mut tasks = Tasks {
-        aborts: vec![watch_for_termination(&machine).abort_handle()],
+        aborts: vec![
+            watch_for_termination(&machine).abort_handle(),
+            watch_shares(&machine, &events).abort_handle(),
+        ],
         machine: Arc::clone(&machine),
         network: None,
     };
@@ -84,6 +89,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         network: Some(guest_network(&Addresses::default())),
         ca_pem: authorities.into_iter().map(Into::into).collect(),
         env: environment(&plan, &root.config),
+        mounts: plan.storage.requests(),
     };
     let configured = configure_guest(&plan, request, &events, &machine, agent.client()).await;
     if let Err(error) = configured {
@@ -179,6 +185,7 @@ async fn describe_machine(
     machine.qemu = qemu.to_owned();
     machine.cpus = plan.cpus;
     machine.memory_mib = plan.memory_mib;
+    machine.kernel_args.extend(plan.storage.kernel_args());
     if tracing::enabled!(Level::DEBUG) {
         machine.kernel_args.push(TIMINGS.to_owned());
     }
@@ -208,6 +215,15 @@ fn watch_for_termination(machine: &Arc<Running>) -> JoinHandle<()> {
         if end.wait_for(Option::is_some).await.is_ok() {
             machine.vm.kill();
         }
+    })
+}
+
+/// Tells of a directory that is not served any more.
+fn watch_shares(machine: &Arc<Running>, events: &Events) -> JoinHandle<()> {
+    let (machine, events) = (Arc::clone(machine), events.clone());
+    tokio::spawn(async move {
+        let error = machine.vm.share_ended().await;
+        events.emit(&Event::Warning(error.to_string()));
     })
 }
 

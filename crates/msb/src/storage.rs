@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
+use msb_agent_proto::v1::Mount;
 use msb_image::Store;
 use msb_vmm::{Attachments, Share};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ use crate::Error;
 
 /// Tells the agent that there is a scratch disk, which it has to wait for.
 const HAS_SCRATCH: &str = "msb.scratch";
+/// Tells the agent that it will have to mount directories, for which the kernel needs a module.
+const HAS_SHARES: &str = "msb.shares";
 /// The least size of a scratch disk, in bytes: a file system of less holds nothing.
 const LEAST_SCRATCH: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;
@@ -50,6 +53,16 @@ impl BindMount {
         self
     }
 
+    /// The directory as the host knows it.
+    fn find(&self) -> Result<PathBuf, Error> {
+        let host = std::fs::canonicalize(&self.host);
+        let host = host.and_then(|host| match host.is_dir() {
+            true => Ok(host),
+            false => Err(io::ErrorKind::NotADirectory.into()),
+        });
+        host.map_err(|error| Error::Config(format!("the mount {self}: {error}")))
+    }
+
     fn check(&self) -> Result<(), Error> {
         let wrong = |what: &str| Err(Error::Config(format!("the mount {self}: {what}")));
         let guest = Path::new(&self.guest);
@@ -72,7 +85,9 @@ impl FromStr for BindMount {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = || {
-            format!("{text:?}: write HOST:GUEST, or HOST:GUEST:ro for one that the guest may only read")
+            format!(
+                "{text:?}: write HOST:GUEST, or HOST:GUEST:ro for one that the guest may only read"
+            )
         };
         let (text, read_only) = match text.strip_suffix(":ro") {
             Some(rest) => (rest, true),
@@ -116,17 +131,42 @@ impl Storage {
         }
         for (at, mount) in self.mounts.iter().enumerate() {
             mount.check()?;
-            if self.mounts[..at].iter().any(|other| other.guest == mount.guest) {
+            if self.mounts[..at]
+                .iter()
+                .any(|other| other.guest == mount.guest)
+            {
                 let guest = &mount.guest;
-                return Err(Error::Config(format!("two directories are mounted at {guest}")));
+                return Err(Error::Config(format!(
+                    "two directories are mounted at {guest}"
+                )));
             }
         }
         Ok(())
     }
 
-    /// What the kernel is told of it.
-    pub(crate) fn kernel_args(&self) -> Option<String> {
-        self.scratch.map(|_| HAS_SCRATCH.to_owned())
+    /// Whether what is to be mounted is there.
+    pub(crate) fn look(&self) -> Result<(), Error> {
+        self.mounts
+            .iter()
+            .try_for_each(|mount| mount.find().map(drop))
+    }
+
+    /// What the agent is told of it before it can be asked.
+    pub(crate) fn kernel_args(&self) -> impl Iterator<Item = String> {
+        let scratch = self.scratch.map(|_| HAS_SCRATCH);
+        let shares = (!self.mounts.is_empty()).then_some(HAS_SHARES);
+        scratch.into_iter().chain(shares).map(str::to_owned)
+    }
+
+    /// What the agent is asked to mount. The tags are those of [`Attachments`].
+    pub(crate) fn requests(&self) -> Vec<Mount> {
+        let mounts = self.mounts.iter().enumerate();
+        let request = |(at, mount): (usize, &BindMount)| Mount {
+            tag: format!("share{at}"),
+            path: mount.guest.clone(),
+            read_only: mount.read_only,
+        };
+        mounts.map(request).collect()
     }
 
     /// Makes the disk, and starts serving the directories.
@@ -142,13 +182,7 @@ impl Storage {
             attachments.scratch = Some(made?.into());
         }
         for mount in &self.mounts {
-            let host = std::fs::canonicalize(&mount.host);
-            let host = host.and_then(|host| match host.is_dir() {
-                true => Ok(host),
-                false => Err(io::ErrorKind::NotADirectory.into()),
-            });
-            let host = host.map_err(|error| Error::Config(format!("the mount {mount}: {error}")))?;
-            let share = Share::start(&host, mount.read_only).await?;
+            let share = Share::start(&mount.find()?, mount.read_only).await?;
             attachments.shares.push(share);
         }
         Ok(attachments)
@@ -167,7 +201,16 @@ fn make_disk(dir: &Path, len: u64) -> Result<File, Error> {
         let mut command = Command::new(program);
         command
             // Without a journal: what a crash leaves behind is never looked at.
-            .args(["-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,root_owner=0:0"])
+            .args([
+                "-q",
+                "-F",
+                "-m",
+                "0",
+                "-O",
+                "^has_journal",
+                "-E",
+                "lazy_itable_init=1,root_owner=0:0",
+            ])
             .arg("/proc/self/fd/0")
             .env_clear()
             .stdin(Stdio::from(file.try_clone().map_err(host)?))
@@ -199,7 +242,10 @@ mod tests {
     fn mounts_are_read_as_they_are_written() {
         for (text, expected) in [
             ("/src:/work", Some(BindMount::new("/src", "/work"))),
-            ("src:/work:ro", Some(BindMount::new("src", "/work").read_only())),
+            (
+                "src:/work:ro",
+                Some(BindMount::new("src", "/work").read_only()),
+            ),
             ("src:/work:rw", Some(BindMount::new("src", "/work"))),
             ("/a:b:/c", Some(BindMount::new("/a:b", "/c"))),
             ("/src", None),
@@ -220,7 +266,10 @@ mod tests {
     fn what_cannot_be_mounted_or_is_too_small_is_told_before_anything_starts() {
         let mounts = |guests: &[&str]| Storage {
             scratch: None,
-            mounts: guests.iter().map(|guest| BindMount::new("/src", *guest)).collect(),
+            mounts: guests
+                .iter()
+                .map(|guest| BindMount::new("/src", *guest))
+                .collect(),
         };
         let disk = |len| Storage {
             scratch: Some(len),
@@ -232,12 +281,20 @@ mod tests {
             (mounts(&["/a/../b"]), "absolute path"),
             (mounts(&["/"]), "whole root"),
             (mounts(&["/a\0b"]), "NUL"),
-            (mounts(&["/work", "/work"]), "two directories are mounted at /work"),
+            (
+                mounts(&["/work", "/work"]),
+                "two directories are mounted at /work",
+            ),
             (disk(LEAST_SCRATCH), ""),
             (disk(LEAST_SCRATCH - 1), "at least 16 MiB"),
         ] {
-            let said = storage.check().map_or_else(|error| error.to_string(), |()| String::new());
-            assert!(said.contains(expected) && said.is_empty() == expected.is_empty(), "{said}");
+            let said = storage
+                .check()
+                .map_or_else(|error| error.to_string(), |()| String::new());
+            assert!(
+                said.contains(expected) && said.is_empty() == expected.is_empty(),
+                "{said}"
+            );
         }
     }
 
@@ -255,7 +312,11 @@ mod tests {
         };
         let metadata = file.metadata().unwrap();
         assert_eq!(metadata.len(), 4 << 30);
-        assert!(metadata.blocks() * 512 < 64 << 20, "{} blocks", metadata.blocks());
+        assert!(
+            metadata.blocks() * 512 < 64 << 20,
+            "{} blocks",
+            metadata.blocks()
+        );
         assert_eq!(dir.path().read_dir().unwrap().count(), 0);
     }
 }

@@ -27,7 +27,9 @@ pub(super) fn build(builder: &Builder, sources: &Sources) -> Result<()> {
             METAPACKAGE,
             &sources.ingredient(),
             &modules::WANTED.join(" "),
-            &modules::WANTED_BY_EXT4.join(" "),
+            &modules::WANTED_BY_FILE_SYSTEM
+                .map(|(_, wanted)| wanted.join(" "))
+                .join(" "),
         ],
     );
     let kernel = builder.current(&Artefact::Kernel, &recipe);

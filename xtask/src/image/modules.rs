@@ -24,18 +24,19 @@ pub(super) const WANTED: &[&str] = &[
     "overlay",
 ];
 
-/// What the agent loads where the root disk has this file system, besides the others.
-pub(super) const WANTED_BY_EXT4: &[&str] = &["ext4"];
+/// What the agent loads where a disk has this file system, or a directory of the host is mounted, besides the others.
+pub(super) const WANTED_BY_FILE_SYSTEM: [(&str, &[&str]); 2] =
+    [("order.ext4", &["ext4"]), ("order.virtiofs", &["virtiofs"])];
 
 /// `/modules/NN-name.ko` in load order, `/modules/order` with their names, one a line, and `/modules/order.FSTYPE` with
-/// those that only a root disk of that type needs.
+/// those that only a file system of that type needs.
 pub(super) fn archive(modules: &Path) -> Result<Vec<u8>> {
     let mut paths = BTreeMap::new();
     collect(&modules.join("kernel"), &mut paths)?;
     let mut loaded = Vec::new();
     let mut archive = Archive::default();
     archive.directory("modules");
-    for (order, wanted) in [("order", WANTED), ("order.ext4", WANTED_BY_EXT4)] {
+    for (order, wanted) in [("order", WANTED)].into_iter().chain(WANTED_BY_FILE_SYSTEM) {
         let before = loaded.len();
         for name in wanted {
             load(name, &paths, &mut loaded)?;

@@ -16,6 +16,20 @@ pub struct ConfigureRequest {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Directories of the host, mounted in this order. One that cannot be mounted fails the call.
+    #[prost(message, repeated, tag = "5")]
+    pub mounts: ::prost::alloc::vec::Vec<Mount>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mount {
+    /// The virtiofs tag.
+    #[prost(string, tag = "1")]
+    pub tag: ::prost::alloc::string::String,
+    /// An absolute path; it is made if it is missing.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub read_only: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Network {

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::lifetime::Lifetime;
 use crate::plan::Plan;
+use crate::storage::Storage;
 use crate::{Detach, Error, NetworkBuilder, SandboxBuilder, SecretBuilder, words};
 
 /// A value for a check of everything else: no program sees it. Long enough for placeholders like it.
@@ -34,6 +35,7 @@ pub(crate) struct Spec {
     accelerator: AcceleratorChoice,
     cpus: u8,
     memory_mib: u32,
+    storage: Storage,
     env: BTreeMap<String, String>,
     secrets: Vec<SecretSettings>,
     network: NetworkBuilder,
@@ -89,6 +91,7 @@ impl Spec {
             accelerator,
             cpus,
             memory_mib,
+            mut storage,
             env,
             secrets,
             mut network,
@@ -115,6 +118,9 @@ impl Spec {
         for path in upstream.flat_map(|setting| setting.files()) {
             *path = absolute(&*path)?;
         }
+        for mount in &mut storage.mounts {
+            mount.host = absolute(&mount.host)?;
+        }
         let whole = |path: Option<PathBuf>| path.as_ref().map(absolute).transpose();
         // A program without a slash is looked up in PATH, which the supervisor has too.
         let qemu = match qemu {
@@ -131,6 +137,7 @@ impl Spec {
             accelerator,
             cpus,
             memory_mib,
+            storage,
             env,
             secrets: settings,
             network,
@@ -207,6 +214,7 @@ impl Spec {
         builder.accelerator = self.accelerator;
         builder.cpus = self.cpus;
         builder.memory_mib = self.memory_mib;
+        builder.storage = self.storage;
         builder.env = self.env;
         builder.network = self.network;
         builder.boot_timeout = self.boot_timeout;

@@ -8,6 +8,7 @@ mod http_rules;
 mod interception;
 mod network;
 mod secrets;
+mod storage;
 mod teardown;
 mod terminals;
 mod users;
