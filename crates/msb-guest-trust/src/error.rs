@@ -66,6 +66,8 @@ pub enum Purpose {
     HashedDirectory,
     /// A key store of Java.
     KeyStore,
+    /// A certificate database of NSS, which Firefox and Chromium read.
+    NssDatabase,
     /// A file below [`RUNTIME_DIRECTORY`](crate::RUNTIME_DIRECTORY).
     Runtime,
 }
@@ -77,6 +79,7 @@ impl fmt::Display for Purpose {
             Self::Anchor => "trust anchor",
             Self::HashedDirectory => "hashed certificate directory",
             Self::KeyStore => "Java key store",
+            Self::NssDatabase => "NSS database",
             Self::Runtime => "runtime trust file",
         })
     }
@@ -113,6 +116,8 @@ pub enum Problem {
         /// Which of these.
         reason: &'static str,
     },
+    /// It is of a kind that is not written here.
+    NotWritten,
     /// The authority's subject has no hash: a string in it is not valid in its own encoding.
     SubjectNotHashable,
 }
@@ -144,6 +149,9 @@ impl fmt::Display for Problem {
                 formatter.write_str("named by the environment by a path that is not absolute")
             }
             Self::KeyStore { reason } => write!(formatter, "left alone: {reason}"),
+            Self::NotWritten => formatter.write_str(
+                "left alone: databases of this kind are not written; use `certutil -A` on it",
+            ),
             Self::SubjectNotHashable => {
                 formatter.write_str("the authority's subject cannot be hashed")
             }

@@ -45,6 +45,7 @@
 //! - A file on another file system than the root's is never changed: it may be the host's, mounted into the guest.
 //! - Extended attributes of a replaced bundle are not kept, and a hard link to it keeps the former content.
 //! - What `update-ca-trust` puts together from an anchor has no markers: it is there until that is run again.
+//! - Databases of NSS are not written: one that is there is told as a failure.
 //! - An entry of a Java key store that `keytool` has since moved into an encrypted part is not found again.
 #![forbid(unsafe_code)]
 

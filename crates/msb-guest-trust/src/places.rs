@@ -161,3 +161,12 @@ pub(crate) const KEY_STORES_OF_JAVA: &[&str] = &[
     "jre/lib/security/jssecacerts",
     "jre/lib/security/cacerts",
 ];
+
+/// A database of NSS, in the directories where it looks for one.
+pub(crate) const NSS_DATABASE: &str = "cert9.db";
+/// What all users share.
+pub(crate) const NSS_OF_SYSTEM: &str = "/etc/pki/nssdb";
+/// Below a user's home.
+pub(crate) const NSS_OF_USER: &str = ".pki/nssdb";
+/// Where this is, NSS reads the distribution's anchors by itself, through p11-kit.
+pub(crate) const NSS_READS_ANCHORS: &str = "/etc/pki/ca-trust/source";

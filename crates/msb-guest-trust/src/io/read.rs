@@ -11,7 +11,8 @@ use crate::error::{Failure, Problem, Purpose};
 use crate::facts::{BundleFacts, DirectoryFacts, Facts, KeyStoreFacts, NodeExtra};
 use crate::places::{
     ANCHOR_DIRECTORIES, AnchorDirectory, BUNDLES, FILE_PREFIX, HASHED_DIRECTORIES, JAVA_PARENTS,
-    KEY_STORES, KEY_STORES_OF_JAVA, NEW_BUNDLES, RUNTIME_DIRECTORY,
+    KEY_STORES, KEY_STORES_OF_JAVA, NEW_BUNDLES, NSS_DATABASE, NSS_OF_SYSTEM, NSS_OF_USER,
+    NSS_READS_ANCHORS, RUNTIME_DIRECTORY,
 };
 
 /// More than anyone has versions of Java.
@@ -64,6 +65,7 @@ impl Facts {
             facts.read_hashed(&tree, name);
         }
         facts.read_key_stores(&tree, existing("JAVA_HOME").as_deref());
+        facts.find_nss_databases(&tree);
         if let Some(value) = existing("NODE_EXTRA_CA_CERTS").filter(|value| !value.is_empty()) {
             facts.read_node_extra(&tree, value);
         }
@@ -247,6 +249,36 @@ impl Facts {
                     purpose: Purpose::KeyStore,
                     problem,
                 }),
+            }
+        }
+    }
+
+    fn find_nss_databases(&mut self, tree: &Tree) {
+        let users = tree
+            .find(Path::new("/etc/passwd"))
+            .ok()
+            .and_then(|place| tree.read(&place).ok())
+            .unwrap_or_default();
+        let users = String::from_utf8_lossy(&users).into_owned();
+        let homes = users.lines().take(MAX_ENTRIES);
+        let homes = homes.filter_map(|line| line.split(':').nth(5));
+        let mut homes: Vec<_> = homes.filter(|home| home.starts_with('/')).collect();
+        homes.push("/root");
+        homes.sort_unstable();
+        homes.dedup();
+        let of_users = homes
+            .into_iter()
+            .map(|home| Path::new(home).join(NSS_OF_USER));
+        let of_system =
+            Some(PathBuf::from(NSS_OF_SYSTEM)).filter(|_| !tree.exists(NSS_READS_ANCHORS));
+        for directory in of_system.into_iter().chain(of_users) {
+            let path = directory.join(NSS_DATABASE);
+            if tree.find(&path).is_ok_and(|place| place.metadata.is_some()) {
+                self.failures.push(Failure {
+                    path,
+                    purpose: Purpose::NssDatabase,
+                    problem: Problem::NotWritten,
+                });
             }
         }
     }
