@@ -111,6 +111,7 @@ fn roots_of_the_host_and_interception_add_up() {
             &line,
         )
         .await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
         let stdout = String::from_utf8_lossy(&ended.stdout).into_owned();
         let lines: Vec<_> = stdout.lines().collect();
         assert_eq!(

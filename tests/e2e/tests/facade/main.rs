@@ -11,4 +11,5 @@ mod secrets;
 mod storage;
 mod teardown;
 mod terminals;
+mod trust;
 mod users;
