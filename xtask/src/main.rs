@@ -26,7 +26,8 @@ Usage: cargo xtask TASK
   setup              install missing tools through apt, as root or through sudo
   image [--force]    fetch or build guest kernel, initramfs and the root disk `base`
   net-tools          unpack the programs that tests of msb-net run and this machine lacks, below target/net-tools
-  test [--no-setup]  setup, image, net-tools, then format, lints, docs and every test
+  image-tools        the same for tests of msb-image: a registry, umoci and skopeo, below target/image-tools
+  test [--no-setup]  setup, image, net-tools, image-tools, then format, lints, docs and every test
   tidy               check layers, lints, file heads and licences of the workspace
   demo               setup, image, then show a sandbox at work
   bench NAME [ARG..] setup, image, then run a benchmark
@@ -58,6 +59,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["image"] => image::run(image::Rebuild::WhatChanged),
         ["image", "--force"] => image::run(image::Rebuild::Everything),
         ["net-tools"] => test::net_tools(),
+        ["image-tools"] => test::image_tools().map(drop),
         ["test"] => test::run(test::Prepare::Everything),
         ["test", "--no-setup"] => test::run(test::Prepare::Nothing),
         ["tidy"] => tidy::run(),

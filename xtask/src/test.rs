@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -46,6 +47,17 @@ const NET_TOOLS: &[Program] = &[
 /// Where below the target directory those are that the machine lacks.
 const NET_TOOLS_DIR: &str = "net-tools";
 
+/// Programs that tests of msb-image and `bench image` run: a registry, and other makers and unpackers of images.
+const IMAGE_TOOLS: &[Program] = &[
+    ("docker-registry", "docker-registry"),
+    ("htpasswd", "apache2-utils"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+];
+/// Where below the target directory those are that the machine lacks.
+const IMAGE_TOOLS_DIR: &str = "image-tools";
+
 /// Bounds what `cargo nextest` would bound for each test.
 const SUITE_AT_MOST: &str = "45m";
 const EXAMPLE_AT_MOST: &str = "5m";
@@ -55,8 +67,10 @@ pub(crate) fn run(prepare: Prepare) -> Result<()> {
     if prepare == Prepare::Everything {
         setup::run()?;
         image::run(Rebuild::WhatChanged)?;
-        if let Err(error) = net_tools() {
-            eprintln!("some tests will be skipped: {error:#}");
+        for tools in [net_tools(), image_tools().map(drop)] {
+            if let Err(error) = tools {
+                eprintln!("some tests will be skipped: {error:#}");
+            }
         }
     }
     let mut report = Report::default();
@@ -126,6 +140,14 @@ pub(crate) fn run(prepare: Prepare) -> Result<()> {
 /// Makes what is missing of the programs that msb-net's tests run available to them.
 pub(crate) fn net_tools() -> Result<()> {
     unpack::prepare(&process::target_dir().join(NET_TOOLS_DIR), NET_TOOLS)
+}
+
+/// Makes what is missing of the programs that msb-image's tests and benchmark run available to them, and returns the
+/// directory that they are in.
+pub(crate) fn image_tools() -> Result<PathBuf> {
+    let dir = process::target_dir().join(IMAGE_TOOLS_DIR);
+    unpack::prepare(&dir, IMAGE_TOOLS)?;
+    Ok(dir.join("bin"))
 }
 
 /// Checks that passed, and what they left out.

@@ -350,6 +350,64 @@ impl Layout {
     }
 }
 
+/// Layers as ordinary tools make them: what they add up to is what GNU tar says.
+pub(crate) fn ordinary() -> Vec<Vec<Entry>> {
+    let long = format!("usr/{}/file", "long-name/".repeat(20));
+    vec![
+        vec![
+            Entry::dir("./").mode(0o755).time(5),
+            Entry::dir("./etc").mode(0o750).owner(0, 42),
+            Entry::file("./etc/passwd", b"root:x:0:0\n").mode(0o644),
+            Entry::file("etc/gone", b"x"),
+            Entry::dir("etc/cleared"),
+            Entry::file("etc/cleared/a", b"a"),
+            Entry::dir("etc/cleared/deep"),
+            Entry::file("etc/cleared/deep/b", b"b"),
+            Entry::dir("tree"),
+            Entry::dir("tree/sub"),
+            Entry::file("tree/sub/file", b"1"),
+            Entry::file("was-file", b"file"),
+            Entry::dir("was-dir"),
+            Entry::file("was-dir/inner", b"inner"),
+            Entry::dir("usr").time(77),
+            Entry::dir("usr/lib"),
+            Entry::symlink("lib", "usr/lib"),
+            Entry::file("bin/tool", b"\x7fELF")
+                .mode(0o4755)
+                .owner(1000, 1001),
+            Entry::hard_link("bin/tool2", "bin/tool"),
+            Entry::hard_link("lib-link", "lib"),
+            Entry::character("dev/null", 1, 3).mode(0o666),
+            Entry::block("dev/sda", 8, 1).mode(0o660).owner(0, 6),
+            Entry::fifo("run/pipe").mode(0o600),
+            Entry::file(&long, &vec![7; 300_000]),
+            Entry::file("caps", b"c").xattr("user.note", b"line\nbreak\0nul"),
+            Entry::file("empty", b"").owner(3_000_000, 4_000_000),
+        ],
+        vec![
+            Entry::whiteout("etc/.wh.gone"),
+            Entry::whiteout("etc/.wh.never-there"),
+            Entry::whiteout("no/such/place/.wh.x"),
+            Entry::dir("etc/cleared").mode(0o700),
+            Entry::file("etc/cleared/new", b"new"),
+            Entry::whiteout("etc/cleared/.wh..wh..opq"),
+            Entry::whiteout(".wh.tree"),
+            Entry::dir("was-file"),
+            Entry::file("was-file/now", b"dir"),
+            Entry::file("was-dir", b"now a file"),
+            Entry::file("usr/lib/so", b"so").mode(0o600),
+        ],
+        vec![
+            Entry::file("etc/gone", b"back"),
+            Entry::dir("tree"),
+            Entry::file("tree/only", b"2"),
+            Entry::file("dup", b"first"),
+            Entry::file("dup", b"second, which counts").mode(0o640),
+            Entry::file("bin/tool", b"new tool"),
+        ],
+    ]
+}
+
 /// Whether file systems can be unpacked with owners and devices. Says why not.
 pub(crate) fn can_unpack() -> bool {
     if !rustix::process::geteuid().is_root() {
@@ -457,7 +515,7 @@ pub(crate) fn contents(store: &Store, image: &Imported) -> Vec<String> {
     below
 }
 
-fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command.output().expect("test files");
     assert!(
         output.status.success(),
@@ -467,7 +525,7 @@ fn run(command: &mut Command) {
 }
 
 /// Every path with what is to be known of it. Times of directories that no layer describes are whatever they are.
-fn listing(root: &Path) -> BTreeMap<String, String> {
+pub(crate) fn listing(root: &Path) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     let mut first_of_inode = BTreeMap::new();
     let mut rest = vec![root.to_owned()];
