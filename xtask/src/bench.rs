@@ -3,12 +3,13 @@
 use anyhow::{Result, bail};
 
 use crate::image::{self, Rebuild};
-use crate::{metadata, process, rivals, setup};
+use crate::{metadata, process, rivals, setup, test};
 
 const PACKAGE: &str = "msb-benches";
 /// Need no guest, but others to compare with.
 const PROXY: &str = "proxy";
 const NET: &str = "net";
+const IMAGE: &str = "image";
 
 /// Runs the benchmark called `name` with `args`, after setting up what guests need.
 pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
@@ -26,6 +27,10 @@ pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
     let rivals = match name {
         PROXY => rivals::of_proxy(),
         NET => rivals::of_net(),
+        IMAGE => {
+            setup::run()?;
+            vec![("MSB_BENCH_IMAGE_TOOLS", test::image_tools()?)]
+        }
         _ => {
             setup::run()?;
             image::run(Rebuild::WhatChanged)?;
