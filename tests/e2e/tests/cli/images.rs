@@ -4,9 +4,13 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
+use http::Response;
+use http_body_util::Full;
 use msb::image::{Digest, Store};
 use msb_e2e::on_guests;
+use msb_testkit::{CertificateKind, Origin, RecordedRequest, TestRoot};
 use rustix::process::Signal;
 
 use crate::{Ended, OWN_FAILURE, Place, finish, list, process};
@@ -178,6 +182,142 @@ fn an_image_of_two_layers_is_what_the_guest_sees_and_runs_as_it_says() {
             OWN_FAILURE,
             &["no image `two`"],
         );
+    });
+}
+
+/// A registry on this machine that serves a layout as `app:1`, over TLS.
+async fn serve(layout: PathBuf, root: &TestRoot) -> Origin {
+    let config = root.server(&["localhost"], CertificateKind::Good);
+    let answer = move |request: &RecordedRequest| {
+        let (media_type, file) = match request.target.strip_prefix("/v2/app/") {
+            Some("manifests/1") => ("index.v1+json", layout.join("index.json")),
+            Some(other) => {
+                let digest = other.rsplit(':').next().unwrap_or_default();
+                ("manifest.v1+json", layout.join("blobs/sha256").join(digest))
+            }
+            None => ("", layout.join("oci-layout")),
+        };
+        let bytes = fs::read(file);
+        let status = if bytes.is_ok() { 200 } else { 404 };
+        Response::builder()
+            .status(status)
+            .header(
+                "content-type",
+                format!("application/vnd.oci.image.{media_type}"),
+            )
+            .body(Full::new(bytes.unwrap_or_default().into()))
+            .expect("an answer")
+    };
+    Origin::start_with(config, Arc::new(answer)).await
+}
+
+#[test]
+fn an_image_is_pulled_by_its_reference_when_it_is_first_run() {
+    on_guests(async {
+        let place = place();
+        let root = TestRoot::new();
+        let registry = serve(layout(&place), &root).await;
+        let ca = place.home.path().join("ca.pem");
+        fs::write(&ca, root.pem()).expect("a file");
+        let ca = ca.to_str().expect("UTF-8");
+        let reference = format!("localhost:{}/app:1", registry.address().port());
+        let run = |args: &[&str]| finish(place.msb(args.iter().copied()), Vec::new());
+        let untrusted = run(&["run", &reference]).await;
+        says(
+            &untrusted,
+            OWN_FAILURE,
+            &["cannot pull localhost", "--registry-ca"],
+        );
+        let trusted = [
+            "run",
+            "--registry-ca",
+            ca,
+            &reference,
+            "--",
+            "echo is $GREETING",
+        ];
+        says(
+            &run(&trusted).await,
+            0,
+            &["pulling", "layer 2 of 2", "is hello"],
+        );
+        let asked = registry.requests().len();
+        // By now it is in the store, and nobody is asked.
+        says(&run(&["run", &reference]).await, 0, &["of the upper layer"]);
+        assert_eq!(registry.requests().len(), asked);
+        let again = run(&["image", "pull", "--registry-ca", ca, &reference]).await;
+        says(&again, 0, &["known already", &reference]);
+        says(&run(&["image", "ls"]).await, 0, &[&reference]);
+        says(
+            &run(&["image", "inspect", &reference]).await,
+            0,
+            &["GREETING=hello"],
+        );
+        says(&run(&["image", "rm", &reference]).await, 0, &[]);
+        says(
+            &run(&["image", "rm", &reference]).await,
+            OWN_FAILURE,
+            &["no image"],
+        );
+    });
+}
+
+#[test]
+fn what_could_be_a_file_or_a_reference_is_not_guessed() {
+    on_guests(async {
+        let place = place();
+        let dir = place.home.path().join("here");
+        fs::create_dir_all(dir.join("team")).expect("a directory");
+        fs::write(dir.join("team/app"), "").expect("a file");
+        let mut msb = place.msb(["run", "team/app"]);
+        let ended = finish(
+            {
+                msb.current_dir(&dir);
+                msb
+            },
+            Vec::new(),
+        )
+        .await;
+        let both = ["./team/app", "docker.io/team/app:latest"];
+        says(&ended, OWN_FAILURE, &both);
+    });
+}
+
+#[test]
+fn an_ext4_file_is_a_root_that_no_guest_changes() {
+    on_guests(async {
+        let place = place();
+        let tree = place.home.path().join("tree");
+        layout(&place);
+        let lower = place.home.path().join("made/lower");
+        fs::rename(&lower, &tree).expect("moved");
+        let disk = place.home.path().join("disk.ext4");
+        let made = Command::new("mkfs.ext4")
+            .args(["-q", "-d"])
+            .arg(&tree)
+            .arg(&disk)
+            .arg("32M")
+            .output();
+        match made {
+            Ok(output) => assert!(output.status.success(), "{output:?}"),
+            Err(_) => {
+                eprintln!("skipped: mkfs.ext4 is not installed");
+                return;
+            }
+        }
+        let before = Digest::of(&fs::read(&disk).expect("a disk"));
+        let disk = disk.to_str().expect("UTF-8");
+        let script =
+            "cat /etc/kept; test -e /etc/new && echo again; echo x > /etc/new && cat /etc/new";
+        for _ in 0..2 {
+            let command = ["run", disk, "--", "/bin/sh", "-c", script];
+            let ended = finish(place.msb(command), Vec::new()).await;
+            says(&ended, 0, &["kept", "x\n"]);
+            assert!(!String::from_utf8_lossy(&ended.stdout).contains("again"));
+        }
+        let command = ["run", "--rootfs", disk, "--", "/bin/cat", "/etc/kept"];
+        says(&finish(place.msb(command), Vec::new()).await, 0, &["kept"]);
+        assert_eq!(Digest::of(&fs::read(disk).expect("a disk")), before);
     });
 }
 
