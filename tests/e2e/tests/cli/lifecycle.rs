@@ -229,7 +229,7 @@ fn a_sandbox_that_does_not_come_up_is_told_and_leaves_nothing() {
             ("run -d base -- /etc/passwd", 126, "/etc/passwd"),
             ("run -d --qemu /nowhere/qemu base", 125, "/nowhere/qemu"),
             ("run -d --secret NOT_SET@a.example base", 125, "NOT_SET"),
-            ("run -d no-such-image", 125, "no-such-image"),
+            ("run -d ./no-such-file", 125, "no-such-file"),
         ] {
             let stdout = "";
             let expected = Expected {
