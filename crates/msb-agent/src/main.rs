@@ -10,6 +10,8 @@ mod child;
 mod configure;
 mod error;
 mod exec;
+mod files;
+mod measure;
 mod network;
 mod port;
 mod power;

@@ -6,17 +6,24 @@
 //! own `AsyncRead` and `AsyncWrite` do not, and would wait for ever for data that is already there.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
 
+/// What one read yields at most, in bytes: the driver's buffers are pages.
+const READ: usize = 4096;
+/// What one write takes at most, in bytes (`port_fops_write`).
+const WRITE: usize = 32 * 1024;
+
 /// Both directions of the port.
 pub(crate) struct Port {
     receiver: pipe::Receiver,
     sender: pipe::Sender,
+    /// Pieces that go out in one write: each takes a turn of the host, and the driver lets the next in only behind it.
+    staging: Vec<u8>,
 }
 
 impl Port {
@@ -28,6 +35,7 @@ impl Port {
         Ok(Self {
             sender: pipe::Sender::from_file_unchecked(device.try_clone()?)?,
             receiver: pipe::Receiver::from_file_unchecked(device)?,
+            staging: Vec::with_capacity(WRITE),
         })
     }
 }
@@ -38,17 +46,31 @@ impl AsyncRead for Port {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.receiver.poll_read_ready(cx))?;
-            match self.receiver.try_read(buf.initialize_unfilled()) {
+        let before = buf.filled().len();
+        while buf.remaining() > 0 {
+            if buf.filled().len() == before {
+                ready!(self.receiver.poll_read_ready(cx))?;
+            }
+            let most = buf.remaining().min(READ);
+            // Not all that is free: it would be cleared anew for each page.
+            match self.receiver.try_read(buf.initialize_unfilled_to(most)) {
                 Ok(len) => {
                     buf.advance(len);
-                    return Poll::Ready(Ok(()));
+                    if len == 0 {
+                        break;
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if buf.filled().len() > before {
+                        break;
+                    }
+                }
+                // It will come again, behind what was read.
+                Err(_) if buf.filled().len() > before => break,
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -65,6 +87,31 @@ impl AsyncWrite for Port {
                 result => return Poll::Ready(result),
             }
         }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        loop {
+            ready!(this.sender.poll_write_ready(cx))?;
+            this.staging.clear();
+            for piece in pieces {
+                let room = WRITE - this.staging.len();
+                this.staging
+                    .extend_from_slice(&piece[..piece.len().min(room)]);
+            }
+            match this.sender.try_write(&this.staging) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -110,5 +157,25 @@ mod tests {
             read.extend_from_slice(&chunk[..len]);
         }
         assert_eq!(read, b"onetwothree");
+    }
+
+    /// Each write is one packet there, as it is one buffer of the driver's.
+    #[tokio::test]
+    async fn pieces_go_out_in_one_write() {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        use tokio::io::AsyncWriteExt as _;
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+            .expect("a socket pair");
+        let mut port = Port::new(File::from(ours)).expect("registered");
+        let large = vec![b'x'; 2 * WRITE];
+        let pieces = [b"head".as_slice(), &large].map(IoSlice::new);
+        assert!(port.is_write_vectored());
+        let written = port.write_vectored(&pieces).await.expect("room");
+        assert_eq!(written, WRITE);
+        let mut packet = vec![0; 3 * WRITE];
+        let len = rustix::io::read(&theirs, &mut packet).expect("a packet");
+        assert_eq!(len, WRITE);
+        assert!(packet.starts_with(b"headxxx"));
     }
 }

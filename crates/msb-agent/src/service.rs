@@ -10,10 +10,12 @@ use hyper_util::service::TowerToHyperService;
 use msb_agent_proto::v1::agent_server::{Agent, AgentServer};
 use msb_agent_proto::v1::exec_input::Input;
 use msb_agent_proto::v1::{
-    ConfigureRequest, ConfigureResponse, ExecInput, ExecOutput, PowerOffRequest, PowerOffResponse,
-    ResizeRequest, ResizeResponse, SignalRequest, SignalResponse,
+    ConfigureRequest, ConfigureResponse, ExecInput, ExecOutput, FileData, FileDone, FileInfo,
+    FileInput, FileList, FileRequest, MeasureRequest, Measurements, PackTreeRequest,
+    PowerOffRequest, PowerOffResponse, ResizeRequest, ResizeResponse, SignalRequest,
+    SignalResponse, UnpackTreeResponse,
 };
-use msb_agent_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use msb_agent_proto::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, STREAM_WINDOW_BYTES};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,10 +26,10 @@ use crate::configure::{self, Environment};
 use crate::error::Error;
 use crate::exec::{self, Programs};
 use crate::port::Port;
-use crate::power;
 use crate::reaper::Reaper;
 use crate::shortage::Shortage;
 use crate::terminal::Terminals;
+use crate::{files, measure, power};
 
 /// How long the reply to a power-off call may take to leave when execs are still running.
 const REPLY_GRACE: Duration = Duration::from_millis(50);
@@ -51,6 +53,7 @@ pub(crate) async fn serve(device: File) -> Result<(), Error> {
     let connection = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .serve_connection(
             TokioIo::new(port),
             TowerToHyperService::new(AgentServer::new(service)),
@@ -89,6 +92,9 @@ fn nobody(pid: u32) -> Status {
 #[tonic::async_trait]
 impl Agent for Service {
     type ExecStream = ReceiverStream<Result<ExecOutput, Status>>;
+    type ListDirectoryStream = ReceiverStream<Result<FileList, Status>>;
+    type ReadFileStream = ReceiverStream<Result<FileData, Status>>;
+    type PackTreeStream = ReceiverStream<Result<FileData, Status>>;
 
     async fn configure(
         &self,
@@ -154,6 +160,77 @@ impl Agent for Service {
         let size = size.ok_or_else(|| Status::invalid_argument("there is no size"))?;
         self.programs.terminals.resize(pid, &size)?;
         Ok(Response::new(ResizeResponse {}))
+    }
+
+    async fn describe_file(
+        &self,
+        request: Request<FileRequest>,
+    ) -> Result<Response<FileInfo>, Status> {
+        let described = files::describe(request.into_inner()).await;
+        described.map(Response::new)
+    }
+
+    async fn list_directory(
+        &self,
+        request: Request<FileRequest>,
+    ) -> Result<Response<Self::ListDirectoryStream>, Status> {
+        let lists = files::list(request.into_inner())?;
+        Ok(Response::new(ReceiverStream::new(lists)))
+    }
+
+    async fn make_directory(
+        &self,
+        request: Request<FileRequest>,
+    ) -> Result<Response<FileDone>, Status> {
+        let made = files::make_directory(request.into_inner()).await;
+        made.map(Response::new)
+    }
+
+    async fn remove_file(
+        &self,
+        request: Request<FileRequest>,
+    ) -> Result<Response<FileDone>, Status> {
+        let removed = files::remove(request.into_inner()).await;
+        removed.map(Response::new)
+    }
+
+    async fn read_file(
+        &self,
+        request: Request<FileRequest>,
+    ) -> Result<Response<Self::ReadFileStream>, Status> {
+        let pieces = files::read(request.into_inner())?;
+        Ok(Response::new(ReceiverStream::new(pieces)))
+    }
+
+    async fn write_file(
+        &self,
+        request: Request<Streaming<FileInput>>,
+    ) -> Result<Response<FileDone>, Status> {
+        let written = files::write(request.into_inner()).await;
+        written.map(Response::new)
+    }
+
+    async fn pack_tree(
+        &self,
+        request: Request<PackTreeRequest>,
+    ) -> Result<Response<Self::PackTreeStream>, Status> {
+        let pieces = files::pack(request.into_inner())?;
+        Ok(Response::new(ReceiverStream::new(pieces)))
+    }
+
+    async fn unpack_tree(
+        &self,
+        request: Request<Streaming<FileInput>>,
+    ) -> Result<Response<UnpackTreeResponse>, Status> {
+        let unpacked = files::unpack(request.into_inner()).await;
+        unpacked.map(Response::new)
+    }
+
+    async fn measure(
+        &self,
+        _request: Request<MeasureRequest>,
+    ) -> Result<Response<Measurements>, Status> {
+        Ok(Response::new(measure::measure()))
     }
 
     async fn power_off(

@@ -32,10 +32,12 @@
 mod archive;
 mod error;
 mod pack;
+mod pieces;
 mod unpack;
 
 pub use error::Error;
 pub use pack::{Packed, pack};
+pub use pieces::{PieceReader, PieceWriter};
 pub use unpack::{Modes, Place, Unpacked, unpack};
 
 /// The deepest nesting of directories, on either side. Each level holds a descriptor.

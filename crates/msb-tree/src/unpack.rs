@@ -68,6 +68,34 @@ impl Place {
         Ok(Self { dir, name })
     }
 
+    /// As `cp -r` takes its last argument: into `path` as `name` if that is a directory, else as `path` itself, whose
+    /// directory has to be there. Without a name into the directory `path`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and when `path` ends with a slash and is no directory.
+    pub fn at(path: &Path, name: Option<&OsStr>) -> Result<Self, Error> {
+        let Some(name) = name else {
+            match std::fs::create_dir(path) {
+                Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(Error::File {
+                        what: "make the directory",
+                        path: path.to_owned(),
+                        source,
+                    });
+                }
+                _ => return Self::new(path, None),
+            }
+        };
+        let wants_directory = path.as_os_str().as_bytes().ends_with(b"/");
+        match path.file_name() {
+            Some(own) if !path.is_dir() && !wants_directory => {
+                let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+                Self::new(dir.unwrap_or_else(|| Path::new(".")), Some(own))
+            }
+            _ => Self::new(path, Some(name)),
+        }
+    }
+
     /// The names on the way to what the archive calls `path`; none for the place itself.
     fn locate<'a>(&'a self, path: &'a [u8]) -> Result<Vec<&'a [u8]>, Error> {
         let refused = |problem| Error::Refused {

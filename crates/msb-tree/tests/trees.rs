@@ -347,6 +347,36 @@ fn names_that_are_none_of_a_file_are_refused() {
     }
 }
 
+#[test]
+fn places_are_taken_as_cp_takes_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("dir")).expect("made");
+    fs::write(at("file"), "old").expect("written");
+    fs::write(at("source"), "new").expect("written");
+    let archive = packed(&at("source"), "source");
+    for (path, expected) in [
+        ("dir", Some("dir/source")),
+        ("dir/", Some("dir/source")),
+        ("dir/other", Some("dir/other")),
+        ("file", Some("file")),
+        ("new/", None),
+        ("new/file", None),
+        ("file/x", None),
+    ] {
+        let placed = Place::at(&at(path), Some("source".as_ref()));
+        let placed = placed.and_then(|place| unpack(&archive[..], &place, Modes::All));
+        assert_eq!(placed.is_ok(), expected.is_some(), "{path}: {placed:?}");
+        if let Some(expected) = expected {
+            assert_eq!(fs::read(at(expected)).expect("there"), b"new", "{path}");
+        }
+    }
+    let tree = packed(&at("dir"), ".");
+    let place = Place::at(&at("made"), None).expect("made");
+    unpack(&tree[..], &place, Modes::All).expect("unpacked");
+    assert_eq!(look(&at("made")), look(&at("dir")));
+}
+
 /// Ends in the middle of a file.
 struct CutOff<'a>(&'a [u8]);
 

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use msb_agent_proto::v1::agent_client::AgentClient;
-use msb_agent_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use msb_agent_proto::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, STREAM_WINDOW_BYTES};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -64,6 +64,7 @@ pub(crate) async fn open(stream: UnixStream) -> Result<(Connection, AbortHandle)
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .handshake(TokioIo::new(stream))
         .await?;
     let driver = tokio::spawn(async move {

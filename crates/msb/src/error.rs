@@ -71,6 +71,23 @@ pub enum Error {
     /// The agent refused the request otherwise.
     #[error("the guest's agent refused: {0}")]
     Agent(String),
+    /// A file of the guest is not what was asked for. The guest's own words.
+    #[error("in the guest: {reason}")]
+    GuestFile {
+        /// What kind of fault it is.
+        kind: std::io::ErrorKind,
+        /// The file and the guest's reason, made printable.
+        reason: String,
+    },
+    /// A copy failed on this host's side: a file that cannot be read or written, or one of the guest's that is not let in.
+    #[error("on this host")]
+    Tree(#[from] msb_tree::Error),
+    /// A file or list of the guest is larger than what is collected in memory. Copy it instead.
+    #[error("it has more than {limit} bytes; copy it to this host instead")]
+    FileLimit {
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// The guest lives and its agent says nothing: it hangs, or is busy beyond use. The sandbox still runs; end it with
     /// [`Sandbox::kill`](crate::Sandbox::kill).
     #[error(

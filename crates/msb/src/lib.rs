@@ -27,7 +27,7 @@
 //!
 //! # Pieces
 //! The sub-crates are useful alone and are re-exported here under short names: [`secrets`], [`policy`], [`name`],
-//! [`ca`], [`net`], [`tls_proxy`], [`vmm`], [`image`].
+//! [`ca`], [`net`], [`tls_proxy`], [`tree`], [`vmm`], [`image`].
 //!
 //! # What holds
 //! - A sandbox whose interception cannot be set up does not start; a connection that cannot be intercepted ends.
@@ -43,11 +43,13 @@ mod dns;
 mod error;
 mod event;
 mod exec;
+mod fs;
 mod gate;
 mod host_roots;
 mod lifetime;
 mod limits;
 mod link;
+mod metrics;
 mod network;
 mod outcome;
 mod plan;
@@ -69,6 +71,7 @@ pub use msb_net as net;
 pub use msb_policy as policy;
 pub use msb_secrets as secrets;
 pub use msb_tls_proxy as tls_proxy;
+pub use msb_tree as tree;
 pub use msb_vmm as vmm;
 
 pub use msb_secrets::{SecretBuilder, ViolationAction};
@@ -83,6 +86,8 @@ pub use detached::{
 pub use error::Error;
 pub use event::Event;
 pub use exec::{Command, Piece, Process, Stdin};
+pub use fs::{Copied, DirEntry, FileKind, Fs, Metadata};
+pub use metrics::Metrics;
 pub use network::{HostAddress, NetworkBuilder, TlsBuilder};
 pub use outcome::{ExitStatus, Output};
 pub use ports::PortMapping;

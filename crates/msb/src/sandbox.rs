@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use crate::exec::Command;
 use crate::link::Link;
 use crate::outcome::Output;
-use crate::{Error, PortMapping, SandboxBuilder, plan};
+use crate::{Error, Fs, Metrics, PortMapping, SandboxBuilder, plan};
 
 /// How long a guest may take to power off before it is killed. Its agent gives processes 2 s after SIGTERM.
 const POWER_OFF_WAIT: Duration = Duration::from_secs(10);
@@ -159,6 +159,19 @@ impl Sandbox {
         args: impl IntoIterator<Item = impl Into<String>>,
     ) -> Result<Output, Error> {
         self.command(program).args(args).output().await
+    }
+
+    /// The guest's files.
+    pub fn fs(&self) -> Fs<'_> {
+        Fs::new(&self.link)
+    }
+
+    /// How the guest is doing, in its own words.
+    ///
+    /// # Errors
+    /// [`Error::Ended`], [`Error::NoAnswer`].
+    pub async fn metrics(&self) -> Result<Metrics, Error> {
+        crate::metrics::measure(&self.link).await
     }
 
     /// Prepares a program: a path, or a name looked up in the guest's `PATH`.

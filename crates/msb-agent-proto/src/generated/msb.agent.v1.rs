@@ -190,6 +190,187 @@ pub struct ResizeRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResizeResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// Describe what a link leads to, instead of the link.
+    #[prost(bool, tag = "3")]
+    pub follow: bool,
+    #[prost(bool, tag = "4")]
+    pub recursive: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileInfo {
+    #[prost(enumeration = "file_info::Kind", tag = "1")]
+    pub kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub len_bytes: u64,
+    /// Permission, set-id and sticky bits.
+    #[prost(uint32, tag = "3")]
+    pub mode: u32,
+    #[prost(uint32, tag = "4")]
+    pub uid: u32,
+    #[prost(uint32, tag = "5")]
+    pub gid: u32,
+    /// Since 1970.
+    #[prost(int64, tag = "6")]
+    pub modified_s: i64,
+    /// Of a link.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub target: ::prost::bytes::Bytes,
+}
+/// Nested message and enum types in `FileInfo`.
+pub mod file_info {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        Other = 0,
+        File = 1,
+        Directory = 2,
+        Symlink = 3,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Other => "OTHER",
+                Self::File => "FILE",
+                Self::Directory => "DIRECTORY",
+                Self::Symlink => "SYMLINK",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "OTHER" => Some(Self::Other),
+                "FILE" => Some(Self::File),
+                "DIRECTORY" => Some(Self::Directory),
+                "SYMLINK" => Some(Self::Symlink),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FileList {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<FileEntry>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileEntry {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(enumeration = "file_info::Kind", tag = "2")]
+    pub kind: i32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileDone {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileData {
+    #[prost(oneof = "file_data::What", tags = "1, 2")]
+    pub what: ::core::option::Option<file_data::What>,
+}
+/// Nested message and enum types in `FileData`.
+pub mod file_data {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        #[prost(bytes, tag = "1")]
+        Data(::prost::bytes::Bytes),
+        #[prost(message, tag = "2")]
+        Packed(super::Packed),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Packed {
+    /// Sockets, pipes and devices that were passed over, and the names of the first few.
+    #[prost(uint64, tag = "1")]
+    pub skipped: u64,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub skipped_names: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileInput {
+    #[prost(oneof = "file_input::Input", tags = "1, 2")]
+    pub input: ::core::option::Option<file_input::Input>,
+}
+/// Nested message and enum types in `FileInput`.
+pub mod file_input {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Input {
+        #[prost(message, tag = "1")]
+        Start(super::FileStart),
+        #[prost(bytes, tag = "2")]
+        Data(::prost::bytes::Bytes),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileStart {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// UnpackTree: what the archive's top is called in `path` if that is a directory. Empty: the archive's entries go into
+    /// the directory `path`, which is made if it is not there.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub name: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PackTreeRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub name: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnpackTreeResponse {
+    #[prost(uint64, tag = "1")]
+    pub entries: u64,
+    #[prost(uint64, tag = "2")]
+    pub len_bytes: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MeasureRequest {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Measurements {
+    #[prost(uint64, tag = "1")]
+    pub uptime_ms: u64,
+    #[prost(uint64, tag = "2")]
+    pub memory_total_bytes: u64,
+    /// What programs could still have.
+    #[prost(uint64, tag = "3")]
+    pub memory_available_bytes: u64,
+    /// Of the last minute, in thousandths.
+    #[prost(uint64, tag = "4")]
+    pub load_milli: u64,
+    #[prost(uint32, tag = "5")]
+    pub processes: u32,
+    /// Of the root file system.
+    #[prost(uint64, tag = "6")]
+    pub disk_total_bytes: u64,
+    #[prost(uint64, tag = "7")]
+    pub disk_available_bytes: u64,
+    /// Programs that the kernel has killed for want of memory.
+    #[prost(uint64, tag = "8")]
+    pub killed_for_memory: u64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PowerOffRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -369,6 +550,219 @@ pub mod agent_client {
             req.extensions_mut().insert(GrpcMethod::new("msb.agent.v1.Agent", "Resize"));
             self.inner.unary(req, path, codec).await
         }
+        /// Files. Paths are absolute. Whatever `user` names (as in ExecStart) reads, writes and owns; empty is root.
+        /// NOT_FOUND, PERMISSION_DENIED and ALREADY_EXISTS say what they say, FAILED_PRECONDITION that a file is of another kind
+        /// than it has to be, RESOURCE_EXHAUSTED that there is no room.
+        pub async fn describe_file(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FileRequest>,
+        ) -> std::result::Result<tonic::Response<super::FileInfo>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/DescribeFile",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("msb.agent.v1.Agent", "DescribeFile"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The entries of a directory, in no order.
+        pub async fn list_directory(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FileList>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/ListDirectory",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("msb.agent.v1.Agent", "ListDirectory"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// With `recursive` those on the way as well, and one that is there is no error.
+        pub async fn make_directory(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FileRequest>,
+        ) -> std::result::Result<tonic::Response<super::FileDone>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/MakeDirectory",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("msb.agent.v1.Agent", "MakeDirectory"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// A directory that is not empty only with `recursive`; what is not there is no error then.
+        pub async fn remove_file(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FileRequest>,
+        ) -> std::result::Result<tonic::Response<super::FileDone>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/RemoveFile",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("msb.agent.v1.Agent", "RemoveFile"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The contents of a regular file.
+        pub async fn read_file(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FileData>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/ReadFile",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("msb.agent.v1.Agent", "ReadFile"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The first message is `start`, then data. The file is there with all of it or not at all; one that was there keeps its
+        /// mode.
+        pub async fn write_file(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::FileInput>,
+        ) -> std::result::Result<tonic::Response<super::FileDone>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/WriteFile",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("msb.agent.v1.Agent", "WriteFile"));
+            self.inner.client_streaming(req, path, codec).await
+        }
+        /// A file or tree as a tar archive, in which it is called `name`; the last message is `packed`.
+        pub async fn pack_tree(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PackTreeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FileData>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/PackTree",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("msb.agent.v1.Agent", "PackTree"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The first message is `start`, then a tar archive.
+        pub async fn unpack_tree(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::FileInput>,
+        ) -> std::result::Result<
+            tonic::Response<super::UnpackTreeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/UnpackTree",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("msb.agent.v1.Agent", "UnpackTree"));
+            self.inner.client_streaming(req, path, codec).await
+        }
+        /// How the guest is doing.
+        pub async fn measure(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MeasureRequest>,
+        ) -> std::result::Result<tonic::Response<super::Measurements>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/Measure",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("msb.agent.v1.Agent", "Measure"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Ends every process, flushes and unmounts the file systems, and powers the machine off.
         /// The reply may be lost with the machine.
         pub async fn power_off(
@@ -445,6 +839,78 @@ pub mod agent_server {
             &self,
             request: tonic::Request<super::ResizeRequest>,
         ) -> std::result::Result<tonic::Response<super::ResizeResponse>, tonic::Status>;
+        /// Files. Paths are absolute. Whatever `user` names (as in ExecStart) reads, writes and owns; empty is root.
+        /// NOT_FOUND, PERMISSION_DENIED and ALREADY_EXISTS say what they say, FAILED_PRECONDITION that a file is of another kind
+        /// than it has to be, RESOURCE_EXHAUSTED that there is no room.
+        async fn describe_file(
+            &self,
+            request: tonic::Request<super::FileRequest>,
+        ) -> std::result::Result<tonic::Response<super::FileInfo>, tonic::Status>;
+        /// Server streaming response type for the ListDirectory method.
+        type ListDirectoryStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FileList, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The entries of a directory, in no order.
+        async fn list_directory(
+            &self,
+            request: tonic::Request<super::FileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::ListDirectoryStream>,
+            tonic::Status,
+        >;
+        /// With `recursive` those on the way as well, and one that is there is no error.
+        async fn make_directory(
+            &self,
+            request: tonic::Request<super::FileRequest>,
+        ) -> std::result::Result<tonic::Response<super::FileDone>, tonic::Status>;
+        /// A directory that is not empty only with `recursive`; what is not there is no error then.
+        async fn remove_file(
+            &self,
+            request: tonic::Request<super::FileRequest>,
+        ) -> std::result::Result<tonic::Response<super::FileDone>, tonic::Status>;
+        /// Server streaming response type for the ReadFile method.
+        type ReadFileStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FileData, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The contents of a regular file.
+        async fn read_file(
+            &self,
+            request: tonic::Request<super::FileRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ReadFileStream>, tonic::Status>;
+        /// The first message is `start`, then data. The file is there with all of it or not at all; one that was there keeps its
+        /// mode.
+        async fn write_file(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::FileInput>>,
+        ) -> std::result::Result<tonic::Response<super::FileDone>, tonic::Status>;
+        /// Server streaming response type for the PackTree method.
+        type PackTreeStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FileData, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// A file or tree as a tar archive, in which it is called `name`; the last message is `packed`.
+        async fn pack_tree(
+            &self,
+            request: tonic::Request<super::PackTreeRequest>,
+        ) -> std::result::Result<tonic::Response<Self::PackTreeStream>, tonic::Status>;
+        /// The first message is `start`, then a tar archive.
+        async fn unpack_tree(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::FileInput>>,
+        ) -> std::result::Result<
+            tonic::Response<super::UnpackTreeResponse>,
+            tonic::Status,
+        >;
+        /// How the guest is doing.
+        async fn measure(
+            &self,
+            request: tonic::Request<super::MeasureRequest>,
+        ) -> std::result::Result<tonic::Response<super::Measurements>, tonic::Status>;
         /// Ends every process, flushes and unmounts the file systems, and powers the machine off.
         /// The reply may be lost with the machine.
         async fn power_off(
@@ -689,6 +1155,406 @@ pub mod agent_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ResizeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/msb.agent.v1.Agent/DescribeFile" => {
+                    #[allow(non_camel_case_types)]
+                    struct DescribeFileSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::FileRequest>
+                    for DescribeFileSvc<T> {
+                        type Response = super::FileInfo;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FileRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::describe_file(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DescribeFileSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/msb.agent.v1.Agent/ListDirectory" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListDirectorySvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::FileRequest>
+                    for ListDirectorySvc<T> {
+                        type Response = super::FileList;
+                        type ResponseStream = T::ListDirectoryStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FileRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::list_directory(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListDirectorySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/msb.agent.v1.Agent/MakeDirectory" => {
+                    #[allow(non_camel_case_types)]
+                    struct MakeDirectorySvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::FileRequest>
+                    for MakeDirectorySvc<T> {
+                        type Response = super::FileDone;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FileRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::make_directory(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MakeDirectorySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/msb.agent.v1.Agent/RemoveFile" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveFileSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::FileRequest>
+                    for RemoveFileSvc<T> {
+                        type Response = super::FileDone;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FileRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::remove_file(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveFileSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/msb.agent.v1.Agent/ReadFile" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadFileSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::FileRequest>
+                    for ReadFileSvc<T> {
+                        type Response = super::FileData;
+                        type ResponseStream = T::ReadFileStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FileRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::read_file(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadFileSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/msb.agent.v1.Agent/WriteFile" => {
+                    #[allow(non_camel_case_types)]
+                    struct WriteFileSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ClientStreamingService<super::FileInput>
+                    for WriteFileSvc<T> {
+                        type Response = super::FileDone;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::FileInput>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::write_file(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WriteFileSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/msb.agent.v1.Agent/PackTree" => {
+                    #[allow(non_camel_case_types)]
+                    struct PackTreeSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::PackTreeRequest>
+                    for PackTreeSvc<T> {
+                        type Response = super::FileData;
+                        type ResponseStream = T::PackTreeStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PackTreeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::pack_tree(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PackTreeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/msb.agent.v1.Agent/UnpackTree" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnpackTreeSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ClientStreamingService<super::FileInput>
+                    for UnpackTreeSvc<T> {
+                        type Response = super::UnpackTreeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::FileInput>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::unpack_tree(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnpackTreeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/msb.agent.v1.Agent/Measure" => {
+                    #[allow(non_camel_case_types)]
+                    struct MeasureSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::MeasureRequest>
+                    for MeasureSvc<T> {
+                        type Response = super::Measurements;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MeasureRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::measure(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MeasureSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -25,7 +25,7 @@ use crate::agent::{self, Connection};
 use crate::exec::{Command, printable};
 use crate::link::Link;
 use crate::outcome::Output;
-use crate::{Error, PortMapping};
+use crate::{Error, Fs, Metrics, PortMapping};
 
 type Client = ControlClient<Connection>;
 
@@ -132,6 +132,19 @@ impl SandboxHandle {
         args: impl IntoIterator<Item = impl Into<String>>,
     ) -> Result<Output, Error> {
         self.command(program).args(args).output().await
+    }
+
+    /// The guest's files.
+    pub fn fs(&self) -> Fs<'_> {
+        Fs::new(&self.link)
+    }
+
+    /// How the guest is doing, in its own words.
+    ///
+    /// # Errors
+    /// [`Error::Ended`], [`Error::NoAnswer`].
+    pub async fn metrics(&self) -> Result<Metrics, Error> {
+        crate::metrics::measure(&self.link).await
     }
 
     /// Prepares a program: a path, or a name looked up in the guest's `PATH`.

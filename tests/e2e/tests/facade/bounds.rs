@@ -23,11 +23,16 @@ async fn programs_end_when_their_time_is_over(guest: &Guest) {
         ("sleep 1000 & wait", 300, 143, true),
         (
             "trap 'exit 7' TERM; while :; do sleep 0.05; done",
-            500,
+            5000,
             7,
             true,
         ),
-        ("trap '' TERM; while :; do sleep 0.05; done", 300, 137, true),
+        (
+            "trap '' TERM; while :; do sleep 0.05; done",
+            5000,
+            137,
+            true,
+        ),
         ("exit 3", 60_000, 3, false),
     ] {
         let command = guest.sandbox.command("sh").args(["-c", line]);

@@ -4,6 +4,7 @@ mod bounds;
 mod confinement;
 mod detached;
 mod exec;
+mod files;
 mod http_rules;
 mod interception;
 mod network;
