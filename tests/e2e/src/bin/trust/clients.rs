@@ -55,7 +55,7 @@ pub(crate) const CLIENTS: &[Client] = &[
     ),
     client(
         "gnutls-cli",
-        "gnutls-cli -v",
+        "gnutls-cli --version",
         "gnutls-cli --port {port} {host} </dev/null",
         BUNDLE,
     )
@@ -112,20 +112,20 @@ asyncio.run(main())' {url}/",
         "Node https",
         "node --version",
         "node -e 'require(\"https\").get(process.argv[1], a => a.pipe(process.stdout))' {url}/",
-        "its own roots; `NODE_EXTRA_CA_CERTS`",
+        "the system's, as Debian builds it; else its own roots and `NODE_EXTRA_CA_CERTS`",
     ),
     client(
         "Node fetch",
         "node --version",
         "node -e 'fetch(process.argv[1]).then(a => a.text()).then(console.log)' {url}/",
-        "its own roots; `NODE_EXTRA_CA_CERTS`",
+        "the system's, as Debian builds it; else its own roots and `NODE_EXTRA_CA_CERTS`",
     ),
     client(
         "npm",
         "node /opt/npm/node_modules/npm/bin/npm-cli.js --version",
         "node /opt/npm/node_modules/npm/bin/npm-cli.js view demo description --fetch-retries 0 \
          --no-update-notifier --registry {url}/",
-        "Node's own roots; `NODE_EXTRA_CA_CERTS`",
+        "as Node does",
     ),
     client(
         "Java HttpClient",

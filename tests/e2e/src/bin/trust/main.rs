@@ -126,9 +126,15 @@ async fn try_out(guest: &Guest, client: &Client, ports: [u16; 2]) -> String {
     } else {
         let bare = line(INTERCEPTED, ports[0]).replace('\'', r"'\''");
         let bare = format!("env -i PATH=\"$PATH\" HOME=/root sh -c '{bare}'");
-        match served(bare).await.0 {
-            true => "nothing",
-            false => "the environment",
+        let (served, ran) = served(bare).await;
+        if served {
+            "nothing"
+        } else {
+            eprintln!(
+                "{} without variables: status {}\n{}",
+                client.name, ran.code, ran.stderr
+            );
+            "the environment"
         }
     };
     format!("| {} {version} | {needs} | {} |", client.name, client.reads)
