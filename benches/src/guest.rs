@@ -75,6 +75,8 @@ impl Bare {
                 qmp: 0,
                 agent: 0,
                 network: 0,
+                scratch: None,
+                shares: Vec::new(),
             }))?,
             program: machine.qemu,
             _guest: guest,
@@ -121,6 +123,8 @@ mod tests {
             qmp: 3,
             agent: 4,
             network: 5,
+            scratch: None,
+            shares: Vec::new(),
         };
         let kept = without_devices(machine.arguments(&fds)).expect("UTF-8");
         let text = kept.join(" ".as_ref()).into_string().expect("UTF-8");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use msb::{AcceleratorChoice, BindMount};
 
+use crate::copy::Copy;
 use crate::engine::{EngineArgs, parse_size};
 use crate::image::{ImageTask, RegistryArgs};
 use crate::limits::LimitArgs;
@@ -52,6 +53,11 @@ pub(crate) enum Task {
     ///
     /// Its exit status is told as by `run`; when msb is interrupted, the program is ended.
     Exec(Exec),
+    /// Copy files and trees between this host and a running sandbox, where one path is NAME:PATH.
+    ///
+    /// Modes, times and links are kept. What comes out belongs to whoever runs msb, without set-id bits; nothing is written
+    /// outside of its place here.
+    Cp(Copy),
     /// Follow what a sandbox's command writes, and hand it standard input, until the sandbox ends.
     ///
     /// The exit status is then the command's. Ctrl-C is handed on to the command; the sandbox goes on when this program is

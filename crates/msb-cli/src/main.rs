@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod copy;
 mod descriptors;
 mod dumps;
 mod engine;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         Task::Start(names) => runtime.block_on(sandboxes::start(names)),
         Task::Ps(args) => runtime.block_on(sandboxes::list(args)),
         Task::Exec(args) => runtime.block_on(exec::exec(args)),
+        Task::Cp(args) => runtime.block_on(copy::copy(args)),
         Task::Attach(args) => runtime.block_on(sandboxes::attach(args)),
         Task::Logs(args) => runtime.block_on(sandboxes::logs(args)),
         Task::Inspect(names) => runtime.block_on(sandboxes::inspect(names)),

@@ -45,6 +45,7 @@ fn a_sandbox_in_the_background_answers_every_command() {
             .check("exec box sh -c", Some("kill -TERM $$"), code(143))
             .await;
 
+        files_are_copied_both_ways(&there).await;
         streams_pass_through_many_execs_at_once(&there).await;
         pausing_refuses_programs_until_it_goes_on(&there).await;
 
@@ -107,6 +108,40 @@ fn a_sandbox_in_the_background_answers_every_command() {
         there.check("rm box", None, says("box\n")).await;
         there.check_nothing_is_left("after its removal").await;
     });
+}
+
+async fn files_are_copied_both_ways(there: &Background) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::create_dir(path("tree")).expect("a directory");
+    std::fs::write(path("tree/file"), "one\n").expect("a file");
+    std::os::unix::fs::symlink("file", path("tree/link")).expect("a link");
+    let copy = async |from: &str, to: &str, expected| {
+        there
+            .check(&format!("cp {from} {to}"), None, expected)
+            .await;
+    };
+    copy(&path("tree"), "box:/root", Expected::code(0)).await;
+    let line = "exec box cat /root/tree/link";
+    there.check(line, None, Expected::says("one\n")).await;
+    copy("box:/root/tree", &path("back"), Expected::code(0)).await;
+    let read = std::fs::read_to_string(path("back/link"));
+    assert_eq!(read.expect("the link"), "one\n");
+    copy("box:/root/tree/file", &path("one"), Expected::code(0)).await;
+    assert_eq!(
+        std::fs::read_to_string(path("one")).expect("the file"),
+        "one\n"
+    );
+    for (from, to, said) in [
+        ("/etc", "/tmp/x", "both paths are of this host"),
+        ("box:/etc", "box:/tmp", "both paths are in sandboxes"),
+        ("box:etc", "x", "absolute path"),
+        ("box:/no/such", "x", "/no/such"),
+        ("/no/such", "box:/tmp", "/no/such"),
+        ("bax:/etc", "x", "box"),
+    ] {
+        copy(from, to, Expected::fails(said)).await;
+    }
 }
 
 async fn streams_pass_through_many_execs_at_once(there: &Background) {

@@ -49,6 +49,10 @@ fn the_machine_has_its_own_files_and_nothing_else() {
 }
 
 fn its_descriptors_are_its_channels_and_files(process: &Path) {
+    let store = msb::image::Store::open_default().expect("a store");
+    let store = fs::canonicalize(store.dir())
+        .expect("its directory")
+        .join("files");
     let dir = fs::read_dir(process.join("fd")).expect("QEMU's descriptors");
     for entry in dir.flatten() {
         let target = fs::read_link(entry.path()).expect("a link");
@@ -56,8 +60,8 @@ fn its_descriptors_are_its_channels_and_files(process: &Path) {
         let is_channel = ["socket:[", "pipe:[", "anon_inode:", "/memfd:"]
             .iter()
             .any(|kind| target.starts_with(kind));
-        let is_file =
-            ["/dev/null", "/dev/kvm"].contains(&&*target) || target.contains("/msb/files/");
+        let is_file = ["/dev/null", "/dev/kvm"].contains(&&*target)
+            || target.starts_with(&*store.to_string_lossy());
         assert!(is_channel || is_file, "{target}");
     }
 }
