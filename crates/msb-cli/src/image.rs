@@ -54,7 +54,7 @@ pub(crate) enum ImageTask {
 
 #[derive(Debug, Args)]
 pub(crate) struct Pull {
-    /// [REGISTRY/]REPOSITORY[:TAG][@sha256:DIGEST]. Without REGISTRY it is docker.io; without TAG, `latest`.
+    /// `[REGISTRY/]REPOSITORY[:TAG][@sha256:DIGEST]`. Without REGISTRY it is docker.io; without TAG, `latest`.
     reference: Reference,
 
     /// The user to pull as.
