@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use msb::{Copied, Sandboxes};
 
@@ -59,11 +59,12 @@ pub(crate) async fn copy(args: Copy) -> Result<u8> {
         files = files.user(user);
     }
     let copied = match other {
-        (End::Here(from), End::In { path, .. }) => files.copy_in(from, absolute(path)?).await?,
-        (End::In { path, .. }, End::Here(to)) => files.copy_out(absolute(path)?, to).await?,
+        (End::Here(from), End::In { path, .. }) => files.copy_in(from, absolute(path)?).await,
+        (End::In { path, .. }, End::Here(to)) => files.copy_out(absolute(path)?, to).await,
         // Refused above.
         _ => return Ok(0),
     };
+    let copied = copied.with_context(|| format!("cannot copy {} to {}", args.from, args.to))?;
     tell_skipped(&copied);
     Ok(0)
 }

@@ -24,7 +24,7 @@ fn bad_input_is_told_in_one_line_and_leaves_nothing() {
         let [text, empty, garbage, squash] = ["text", "empty", "qemu-5", "squash"].map(at);
         let secret = "--secret API_KEY@api.example.com";
         let rows: &[Row<'_>] = &[
-            ("run nope -- true", &["no image `nope`", "known are base"]),
+            ("run ./nope -- true", &["nope"]),
             ("run ../base -- true", &["../base"]),
             ("--qemu no-such", &["QEMU is missing", "apt-get install"]),
             (&format!("--qemu {garbage}"), &["5.2.0", "too old", "7.2"]),
