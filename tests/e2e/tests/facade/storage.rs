@@ -8,6 +8,10 @@ use msb_e2e::{Guest, on_guests};
 
 #[test]
 fn a_guest_writes_its_disk_and_the_directories_it_may_and_nothing_is_left() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: QEMU's own virtiofsd serves directories as root only");
+        return;
+    }
     on_guests(async {
         let dir = tempfile::tempdir().expect("a directory");
         let (open, closed) = (dir.path().join("open, to all"), dir.path().join("closed"));
