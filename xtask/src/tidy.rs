@@ -47,7 +47,7 @@ const LAYERS: &[(u8, &[&str])] = &[
             "msb-policy",
         ],
     ),
-    (2, &["msb-guest-trust", "msb-secrets"]),
+    (2, &["msb-guest-trust", "msb-secrets", "msb-tar"]),
     (
         3,
         &[

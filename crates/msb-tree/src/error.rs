@@ -37,3 +37,17 @@ pub enum Error {
     #[error("the stream of files broke off")]
     Stream(#[source] io::Error),
 }
+
+impl From<msb_tar::Error> for Error {
+    fn from(error: msb_tar::Error) -> Self {
+        match error {
+            msb_tar::Error::Archive { at, problem } => Self::Archive { at, problem },
+            msb_tar::Error::Entry { path, problem } => Self::Refused {
+                path: crate::unpack::path_of(&path),
+                problem,
+            },
+            msb_tar::Error::Read(source) => Self::Stream(source),
+            other => Self::Stream(io::Error::other(other)),
+        }
+    }
+}

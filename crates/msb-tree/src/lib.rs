@@ -29,7 +29,6 @@
 //! is allocated or reserved for what an archive announces, only for what arrives.
 #![forbid(unsafe_code)]
 
-mod archive;
 mod error;
 mod pack;
 mod pieces;
@@ -42,3 +41,6 @@ pub use unpack::{Modes, Place, Unpacked, unpack};
 
 /// The deepest nesting of directories, on either side. Each level holds a descriptor.
 pub const MAX_DEPTH: usize = 200;
+
+/// Of an entry's name and link, with what else an archive says of it. Linux' paths end at 4096.
+const EXTENSION_LIMIT: u64 = 64 << 10;

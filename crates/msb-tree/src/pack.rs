@@ -6,10 +6,10 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use msb_tar::{Entry, Kind};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::archive::{self, Entry, Kind};
 use crate::unpack::path_of;
 use crate::{Error, MAX_DEPTH};
 
@@ -65,7 +65,7 @@ pub fn pack(source: &Path, name: &[u8], sink: &mut dyn Write) -> Result<Packed, 
         }
         _ => packer.skip(name),
     }
-    archive::write_end(packer.sink).map_err(Error::Stream)?;
+    msb_tar::write_end(packer.sink).map_err(Error::Stream)?;
     packer.sink.flush().map_err(Error::Stream)?;
     Ok(packer.packed)
 }
@@ -190,13 +190,13 @@ impl Packer<'_> {
             self.sink.write_all(piece).map_err(Error::Stream)?;
             left -= len as u64;
         }
-        let padding = archive::padding(size);
+        let padding = msb_tar::padding(size);
         self.sink.write_all(padding).map_err(Error::Stream)
     }
 
     fn entry(&mut self, entry: Entry) -> Result<(), Error> {
         self.packed.entries += 1;
-        archive::write(&entry, self.sink).map_err(Error::Stream)
+        msb_tar::write(&entry, self.sink).map_err(Error::Stream)
     }
 
     fn skip(&mut self, path: &[u8]) {
@@ -230,9 +230,8 @@ fn list(dir: &OwnedFd) -> Result<Vec<(CString, FileType)>, Errno> {
 
 fn entry(path: &[u8], kind: Kind, stat: &Stat) -> Entry {
     Entry {
-        path: path.to_vec(),
-        kind,
         mode: stat.st_mode & 0o7777,
         mtime: u64::try_from(stat.st_mtime).unwrap_or_default(),
+        ..Entry::new(path, kind)
     }
 }

@@ -1,16 +1,16 @@
 //! An archive into a tree of files, below one place and nowhere else.
 
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use msb_tar::{Entry, Kind, Reader};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use crate::archive::{Entries, Entry, Kind};
-use crate::{Error, MAX_DEPTH};
+use crate::{EXTENSION_LIMIT, Error, MAX_DEPTH};
 
 /// Written to a file at once, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -76,7 +76,7 @@ impl Place {
     pub fn at(path: &Path, name: Option<&OsStr>) -> Result<Self, Error> {
         let Some(name) = name else {
             match std::fs::create_dir(path) {
-                Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(Error::File {
                         what: "make the directory",
                         path: path.to_owned(),
@@ -135,7 +135,7 @@ impl Place {
 /// [`Error::Archive`] and [`Error::Refused`] for the archive, [`Error::File`] for what cannot be written,
 /// [`Error::Stream`]. What was unpacked before stays; a file that was cut off does not.
 pub fn unpack(source: impl Read, place: &Place, modes: Modes) -> Result<Unpacked, Error> {
-    let mut entries = Entries::new(source);
+    let mut entries = Reader::new(source, EXTENSION_LIMIT);
     let mut unpacker = Unpacker {
         place,
         modes,
@@ -148,7 +148,14 @@ pub fn unpack(source: impl Read, place: &Place, modes: Modes) -> Result<Unpacked
         unpacker.entry(&entry, &mut entries)?;
     }
     unpacker.leave(0)?;
-    entries.drain()?;
+    if !entries.has_end() {
+        return Err(Error::Archive {
+            at: entries.position(),
+            problem: "it is cut off before its end",
+        });
+    }
+    // Whoever writes the stream is not cut off.
+    io::copy(&mut entries.into_inner(), &mut io::sink()).map_err(Error::Stream)?;
     Ok(unpacker.unpacked)
 }
 
@@ -170,7 +177,7 @@ struct OpenDir {
 }
 
 impl Unpacker<'_> {
-    fn entry(&mut self, entry: &Entry, data: &mut Entries<impl Read>) -> Result<(), Error> {
+    fn entry(&mut self, entry: &Entry, data: &mut Reader<impl Read>) -> Result<(), Error> {
         let place = self.place;
         let names = place.locate(&entry.path)?;
         let Some((name, parents)) = names.split_last() else {
@@ -200,6 +207,8 @@ impl Unpacker<'_> {
                 rustix::fs::utimensat(self.dir(), *name, &times, flags).map_err(fails(entry))
             }
             Kind::HardLink(target) => self.hard_link(entry, &names, &place.locate(target)?),
+            Kind::CharDevice(..) | Kind::BlockDevice(..) => Err(refused(entry, "is a device")),
+            Kind::Fifo => Err(refused(entry, "is a pipe")),
         }
     }
 
@@ -207,7 +216,7 @@ impl Unpacker<'_> {
         &mut self,
         entry: &Entry,
         name: &[u8],
-        data: &mut Entries<impl Read>,
+        data: &mut Reader<impl Read>,
     ) -> Result<(), Error> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -225,7 +234,7 @@ impl Unpacker<'_> {
         &mut self,
         entry: &Entry,
         file: &OwnedFd,
-        data: &mut Entries<impl Read>,
+        data: &mut Reader<impl Read>,
     ) -> Result<(), Error> {
         loop {
             let mut piece = data.data(&mut self.buffer)?;
