@@ -251,9 +251,13 @@ fn tell(imported: &Imported) {
 fn list(store: &Store, json: bool) -> Result<()> {
     let mut images = Vec::new();
     for name in store.image_names()? {
-        // One that is being removed is not there.
-        if let Some(manifest) = store.manifest(&Artefact::Image(name.clone()))? {
-            images.push((name, manifest));
+        match store.manifest(&Artefact::Image(name.clone())) {
+            Ok(Some(manifest)) => images.push((name, manifest)),
+            // It is being removed.
+            Ok(None) => {}
+            // The others can be used.
+            Err(error @ msb::image::Error::Damaged { .. }) => report::note(&error.to_string()),
+            Err(error) => return Err(error.into()),
         }
     }
     if json {

@@ -50,7 +50,8 @@ impl ImageConfig {
         let wrong = |text: &&String| text.split_once('=').is_none_or(|(name, _)| name.is_empty());
         match self.env.iter().find(wrong) {
             Some(text) => Err(format!(
-                "has the variable {text:?}, which is not NAME=VALUE"
+                "has the variable \"{}\", which is not NAME=VALUE",
+                crate::import::shown_text(text)
             )),
             None => Ok(()),
         }

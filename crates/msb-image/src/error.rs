@@ -75,8 +75,10 @@ pub enum Error {
     },
 
     /// A stored file or manifest is not what was written there.
-    #[error("the image store is damaged: {} {problem}; run `cargo xtask image --force`", path.display())]
+    #[error("the image store is damaged: {} {problem}; {}", path.display(), remedy(artefact.as_ref()))]
     Damaged {
+        /// What it is of, as far as that is known.
+        artefact: Option<Artefact>,
         /// The file concerned.
         path: PathBuf,
         /// What is wrong with it.
@@ -120,6 +122,17 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The store is not for this user to read or write.
+    #[error("cannot {action} {}, which this user may not do: set MSB_HOME to a directory of your own", path.display())]
+    Denied {
+        /// What was being done.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+
     /// The store's directory cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -140,12 +153,27 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Self::NoSpace { path, source }
             }
+            io::ErrorKind::PermissionDenied => Self::Denied {
+                action,
+                path,
+                source,
+            },
             _ => Self::Io {
                 action,
                 path,
                 source,
             },
         }
+    }
+}
+
+/// What makes a damaged artefact whole.
+fn remedy(artefact: Option<&Artefact>) -> String {
+    match artefact {
+        Some(Artefact::Image(name)) if *name != ImageName::base() => format!(
+            "pull or import `{name}` again, or remove it with `msb image rm` (`cargo xtask image --force` if that made it)"
+        ),
+        _ => "run `cargo xtask image --force`".to_owned(),
     }
 }
 

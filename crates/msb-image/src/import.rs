@@ -22,6 +22,7 @@ mod pack;
 pub(crate) mod source;
 mod tree;
 
+pub(crate) use error::shown_text;
 pub use error::{ImportError, LayerError};
 pub use limits::ImportLimits;
 
@@ -37,7 +38,7 @@ use crate::content::{self, Content, Digest};
 use crate::error::Error;
 use crate::format;
 use crate::manifest::{Artefact, ImageName, Manifest};
-use crate::store::Store;
+use crate::store::{Store, hold_file};
 
 /// Raise when equal images would become other disks than before.
 const RECIPE_VERSION: u32 = 1;
@@ -70,6 +71,12 @@ pub(crate) struct Made {
     pub(crate) recipe: String,
     pub(crate) origin: String,
     pub(crate) config: ImageConfig,
+}
+
+/// A disk that is there, and stays while this lives.
+pub(crate) struct Known {
+    content: Content,
+    _held: File,
 }
 
 /// What is at a path.
@@ -120,7 +127,8 @@ impl Store {
             origin: path.display().to_string(),
             config,
         };
-        self.keep(name, made, |disk| {
+        let known = self.made_by(&made.recipe)?;
+        self.keep(name, made, known, |disk| {
             let made = match &image {
                 Some((image, source)) => merge(image, source, disk, options.limits),
                 None => plain(path, &input, disk),
@@ -130,8 +138,9 @@ impl Store {
     }
 
     /// That an image may be imported under this name.
-    pub(crate) fn check_replaceable(&self, name: &ImageName) -> Result<(), Error> {
-        let existing = self.manifest(&Artefact::Image(name.clone()))?;
+    fn check_replaceable(&self, name: &ImageName) -> Result<(), Error> {
+        // One that is damaged is replaced by a whole one.
+        let existing = self.written(&Artefact::Image(name.clone()))?;
         match existing {
             Some(manifest) if !manifest.imported => Err(Error::NotImported {
                 name: name.clone(),
@@ -141,19 +150,19 @@ impl Store {
         }
     }
 
-    /// Makes an image current under `name`: with the disk that its recipe made before, else with one that `build` writes.
+    /// Makes an image current under `name`: with the disk that is `known`, else with one that `build` writes.
     pub(crate) fn keep(
         &self,
         name: ImageName,
         made: Made,
+        known: Option<Known>,
         build: impl FnOnce(&Path) -> Result<(), Error>,
     ) -> Result<Imported, Error> {
         let artefact = Artefact::Image(name.clone());
-        let existing = self.manifest(&artefact)?;
-        let known = self.made_by(&made.recipe)?;
+        let existing = self.written(&artefact)?;
         let is_new = known.is_none();
-        let (staged, content) = match known {
-            Some(content) => (None, content),
+        let (staged, content) = match &known {
+            Some(known) => (None, known.content),
             None => {
                 let staged = self.temporary()?;
                 build(staged.path())?;
@@ -207,7 +216,7 @@ impl Store {
     }
 
     /// The disk of any image that was made by `recipe`.
-    pub(crate) fn made_by(&self, recipe: &str) -> Result<Option<Content>, Error> {
+    pub(crate) fn made_by(&self, recipe: &str) -> Result<Option<Known>, Error> {
         if recipe.is_empty() {
             return Ok(None);
         }
@@ -215,8 +224,12 @@ impl Store {
             // A damaged image is made again.
             if let Ok(Some(manifest)) = self.manifest(&Artefact::Image(name))
                 && manifest.recipe == recipe
+                && let Some(held) = hold_file(&self.content_path(&manifest.content.sha256))?
             {
-                return Ok(Some(manifest.content));
+                return Ok(Some(Known {
+                    content: manifest.content,
+                    _held: held,
+                }));
             }
         }
         Ok(None)

@@ -176,6 +176,7 @@ mod tests {
             "[::1]:80/a",
             &format!("q.io/a@{digest:?}"),
             &format!("q.io/{}", "a".repeat(218)),
+            &format!("q.io/{}b", "a/".repeat(57)),
         ];
         let of = |text: &&str| text.parse::<Reference>().expect(text).into();
         let mut names: Vec<ImageName> = references.iter().map(of).collect();

@@ -21,8 +21,9 @@ const DEFAULT_REGISTRY: &str = "docker.io";
 /// Where that registry's own images are.
 const DEFAULT_NAMESPACE: &str = "library";
 const DEFAULT_TAG: &str = "latest";
-/// Of a reference written out, in bytes: it becomes the name of a file.
-const LIMIT: usize = 230;
+/// Of a reference written out, in bytes: it becomes the name of a file, where `/`, `:` and `@` take three and `.json` is
+/// behind it.
+const LIMIT: usize = 250;
 /// By the specification.
 const TAG_LIMIT: usize = 128;
 
@@ -176,7 +177,9 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         repository,
         version,
     };
-    if reference.to_string().len() > LIMIT {
+    let written = reference.to_string();
+    let escaped = written.matches(['/', ':', '@']).count();
+    if written.len() + 2 * escaped > LIMIT {
         return Err("it is too long");
     }
     Ok(reference)

@@ -10,7 +10,11 @@
 mod auth;
 mod blobs;
 mod client;
+mod documents;
 mod error;
+mod layers;
+mod tls;
+mod token;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,21 +22,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{CONTENT_RANGE, HeaderMap};
-use reqwest::{Response, StatusCode};
-use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 
 pub use self::auth::Credentials;
 pub use self::error::PullError;
 
-use self::blobs::{Blob, Found, Turn};
-use self::client::{Client, Next};
+use self::blobs::{Blob, Turn};
+use self::client::Client;
+use self::documents::documents;
+use self::layers::Wanted;
 use crate::content::Digest;
 use crate::error::Error;
-use crate::import::oci::{self, Chosen, INDEX_DEPTH, Image, Manifest};
-use crate::import::source::{DOCUMENT_LIMIT, Source};
+use crate::import::oci::Image;
+use crate::import::source::Source;
 use crate::import::{self, ImportError, ImportLimits, Imported, Made};
 use crate::manifest::ImageName;
 use crate::reference::Reference;
@@ -40,11 +43,6 @@ use crate::store::Store;
 
 /// More connections at once than this gain nothing and offend registries.
 const LAYERS_AT_ONCE: usize = 4;
-/// Pieces of a layer between network and disk.
-const QUEUE: usize = 16;
-/// A try that brought this much was not in vain and is not counted.
-const PROGRESS: u64 = 1 << 20;
-const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1";
 
 /// How to pull.
 #[derive(Clone, Default)]
@@ -88,6 +86,9 @@ pub struct Retries {
     pub first_wait: Duration,
     /// No wait is longer; a registry that asks for a longer one is not asked again. Default: 60 s.
     pub longest_wait: Duration,
+    /// A connection that brings nothing of an answer for so long has ended, and so has one that brings less than 16 KiB of a
+    /// layer in it. Default: 60 s.
+    pub silence: Duration,
 }
 
 /// What happens in a pull.
@@ -124,6 +125,7 @@ impl Default for Retries {
             attempts: 5,
             first_wait: Duration::from_millis(500),
             longest_wait: Duration::from_secs(60),
+            silence: Duration::from_secs(60),
         }
     }
 }
@@ -173,7 +175,8 @@ impl Store {
         let turn = finished(turn.await).map_err(Error::io("lock", &self.dir().join("pulls")))?;
         let recipe = import::recipe(image.digest);
         let mut blobs = Vec::new();
-        if self.made_by(&recipe)?.is_none() {
+        let known = self.made_by(&recipe)?;
+        if known.is_none() {
             client.tell(&PullEvent::Layers(
                 layers.iter().map(|(_, size)| *size).collect(),
             ));
@@ -195,7 +198,7 @@ impl Store {
         let (store, reference, limits) = (self.clone(), reference.clone(), options.limits);
         let building = spawn_blocking(move || {
             let source = Source::Directory(store.dir().to_owned());
-            let kept = store.keep(name, made, |disk| {
+            let kept = store.keep(name, made, known, |disk| {
                 import::merge(&image, &source, disk, limits)
                     .map_err(|error| store.pull_failure(&reference, error.into()))
             });
@@ -305,340 +308,4 @@ fn finished<T>(joined: Result<T, tokio::task::JoinError>) -> T {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
-}
-
-/// The image's documents, checked, and digests and sizes of its layers.
-async fn documents(
-    client: &Client,
-    reference: &Reference,
-) -> Result<(Image, Vec<(Digest, u64)>), PullError> {
-    const ACCEPTED: [&str; 4] = [
-        oci::OCI_INDEX,
-        oci::OCI_MANIFEST,
-        oci::DOCKER_LIST,
-        oci::DOCKER_MANIFEST,
-    ];
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Head {
-        #[serde(default)]
-        schema_version: u64,
-        #[serde(default)]
-        media_type: String,
-    }
-    let url = client.url("manifests", &reference.version())?;
-    let (mut bytes, field) = client
-        .document("manifest", &url, &ACCEPTED, DOCUMENT_LIMIT)
-        .await?;
-    let mut digest = Digest::of(&bytes);
-    if let Some(expected) = reference.digest()
-        && expected != digest
-    {
-        return Err(PullError::Digest {
-            what: "manifest".into(),
-            expected,
-            found: digest,
-        });
-    }
-    let head = serde_json::from_slice::<Head>(&bytes);
-    let head = head.map_err(|error| ImportError::Document {
-        what: "manifest".into(),
-        problem: format!("does not parse: {error}"),
-    })?;
-    if head.schema_version == 1 || field.starts_with(SCHEMA_1) {
-        return Err(PullError::SchemaOne);
-    }
-    let field = field.split(';').next().unwrap_or_default().trim();
-    let media_type = match head.media_type.as_str() {
-        "" => field,
-        within => within,
-    };
-    let mut is_index = match media_type {
-        oci::OCI_INDEX | oci::DOCKER_LIST => true,
-        oci::OCI_MANIFEST | oci::DOCKER_MANIFEST => false,
-        other => {
-            return Err(ImportError::MediaType {
-                what: "manifest".into(),
-                media_type: other.chars().take(200).collect(),
-            }
-            .into());
-        }
-    };
-    for _ in 0..=INDEX_DEPTH {
-        if !is_index {
-            break;
-        }
-        let chosen = oci::choose(&bytes, None)?;
-        is_index = matches!(chosen, Chosen::Index(_));
-        let (Chosen::Index(descriptor) | Chosen::Manifest(descriptor)) = chosen;
-        let what = if is_index { "index" } else { "manifest" };
-        digest = descriptor.digest(what)?;
-        let url = client.url("manifests", &format!("{digest:?}"))?;
-        (bytes, _) = client
-            .document(what, &url, &ACCEPTED, DOCUMENT_LIMIT)
-            .await?;
-        check(&descriptor, what, &bytes)?;
-    }
-    if is_index {
-        return Err(ImportError::Document {
-            what: "index".into(),
-            problem: format!("leads to indexes more than {INDEX_DEPTH} deep"),
-        }
-        .into());
-    }
-    let manifest = Manifest::parse(&bytes)?;
-    let what = "configuration";
-    let url = client.url("blobs", &format!("{:?}", manifest.config.digest(what)?))?;
-    let (text, _) = client
-        .document(what, &url, &["*/*"], DOCUMENT_LIMIT)
-        .await?;
-    check(&manifest.config, what, &text)?;
-    let image = manifest.image(digest, &text)?;
-    let layers = image.layers.iter().filter_map(|layer| layer.blob).collect();
-    Ok((image, layers))
-}
-
-/// Checks a document against what names it.
-fn check(descriptor: &oci::Descriptor, what: &str, bytes: &[u8]) -> Result<(), PullError> {
-    let expected = descriptor.digest(what)?;
-    let found = Digest::of(bytes);
-    if bytes.len() as u64 != descriptor.size {
-        return Err(PullError::Size {
-            what: what.to_owned(),
-            expected: descriptor.size,
-            found: bytes.len() as u64,
-        });
-    }
-    match found == expected {
-        true => Ok(()),
-        false => Err(PullError::Digest {
-            what: what.to_owned(),
-            expected,
-            found,
-        }),
-    }
-}
-
-/// A layer that is to be fetched.
-struct Wanted {
-    store: Store,
-    client: Arc<Client>,
-    layer: usize,
-    what: String,
-    digest: Digest,
-    size: u64,
-    full: Arc<AtomicBool>,
-}
-
-/// How a try to fetch a layer ended.
-enum Try {
-    /// All bytes that were to come came.
-    Done,
-    Failed(Next),
-}
-
-impl Wanted {
-    async fn fetch(self) -> Result<Blob, PullError> {
-        loop {
-            let (store, digest, size) = (self.store.clone(), self.digest, self.size);
-            let taken = finished(spawn_blocking(move || Blob::take(&store, digest, size)).await);
-            match taken.map_err(|error| self.cannot_store(error))? {
-                Found::Whole(blob) => {
-                    self.tell(self.size);
-                    return Ok(blob);
-                }
-                Found::Part(blob) => {
-                    if let Some(blob) = self.complete(blob).await? {
-                        return Ok(blob);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Fetches what is missing; None if the file was removed meanwhile.
-    async fn complete(&self, mut blob: Blob) -> Result<Option<Blob>, PullError> {
-        let mut was_resumed = blob.len() > 0;
-        let mut may_begin_anew = true;
-        let mut attempt = 0;
-        let mut furthest = blob.len();
-        loop {
-            let (after, outcome) = self.try_once(blob).await?;
-            blob = after;
-            match outcome {
-                Try::Done if blob.len() == self.size => {
-                    let found = blob.digest();
-                    if found == self.digest {
-                        let shared = blob.share().map_err(|error| self.cannot_store(error))?;
-                        return Ok(shared.then_some(blob));
-                    }
-                    blob.restart().map_err(|error| self.cannot_store(error))?;
-                    // The beginning, which came at another time, may be what is wrong. Once.
-                    if !(was_resumed && std::mem::take(&mut may_begin_anew)) {
-                        blob.remove();
-                        return Err(PullError::Digest {
-                            what: self.what.clone(),
-                            expected: self.digest,
-                            found,
-                        });
-                    }
-                    was_resumed = false;
-                }
-                Try::Done => {
-                    let found = blob.len();
-                    blob.remove();
-                    return Err(PullError::Size {
-                        what: self.what.clone(),
-                        expected: self.size,
-                        found,
-                    });
-                }
-                Try::Failed(next) => {
-                    if blob.len() >= furthest + PROGRESS {
-                        attempt = 0;
-                        furthest = blob.len();
-                    }
-                    let next = match next {
-                        Next::Fail(error @ PullError::Size { .. }) => {
-                            blob.remove();
-                            return Err(error);
-                        }
-                        Next::Retry(error, wait) if blob.len() > 0 => {
-                            Next::Retry(Box::new(self.cut(*error, blob.len())), wait)
-                        }
-                        next => next,
-                    };
-                    self.client.wait(&mut attempt, &self.what, next).await?;
-                    was_resumed |= blob.len() > 0;
-                }
-            }
-        }
-    }
-
-    async fn try_once(&self, mut blob: Blob) -> Result<(Blob, Try), PullError> {
-        let url = self.client.url("blobs", &format!("{:?}", self.digest))?;
-        let headers = HeaderMap::from_iter(client::range(blob.len()));
-        let response = match self.client.get(&self.what, &url, &headers).await {
-            Ok(response) => response,
-            Err(Next::Fail(PullError::Status { status: 416, .. })) if blob.len() > 0 => {
-                // Not what the registry has a rest of.
-                blob.restart().map_err(|error| self.cannot_store(error))?;
-                match self.client.get(&self.what, &url, &HeaderMap::new()).await {
-                    Ok(response) => response,
-                    Err(next) => return Ok((blob, Try::Failed(next))),
-                }
-            }
-            Err(next) => return Ok((blob, Try::Failed(next))),
-        };
-        if blob.len() > 0 && !continues(&response, blob.len()) {
-            blob.restart().map_err(|error| self.cannot_store(error))?;
-        }
-        let rest = self.size - blob.len();
-        if let Some(announced) = response.content_length()
-            && announced != rest
-        {
-            return Ok((
-                blob,
-                Try::Failed(Next::Fail(self.wrong_size(self.size - rest + announced))),
-            ));
-        }
-        self.receive(response, blob).await
-    }
-
-    /// Writes what comes, on a thread of its own.
-    async fn receive(&self, mut response: Response, blob: Blob) -> Result<(Blob, Try), PullError> {
-        let mut at = blob.len();
-        self.tell(at);
-        let (pieces, mut queue) = mpsc::channel::<bytes::Bytes>(QUEUE);
-        let writer = spawn_blocking(move || {
-            let mut blob = blob;
-            while let Some(piece) = queue.blocking_recv() {
-                if let Err(error) = blob.write(&piece) {
-                    return (blob, Err(error));
-                }
-            }
-            (blob, Ok(()))
-        });
-        let outcome = loop {
-            match self.client.chunk(&self.what, &mut response).await {
-                Ok(Some(piece)) => {
-                    at += piece.len() as u64;
-                    if at > self.size {
-                        break Try::Failed(Next::Fail(self.wrong_size(at)));
-                    }
-                    if pieces.send(piece).await.is_err() {
-                        // It says why below.
-                        break Try::Done;
-                    }
-                    self.tell(at);
-                }
-                Ok(None) => break Try::Done,
-                Err(next) => break Try::Failed(next),
-            }
-        };
-        drop(pieces);
-        let (blob, written) = finished(writer.await);
-        match written {
-            Ok(()) => Ok((blob, outcome)),
-            Err(error) => {
-                let error = self.cannot_store(error);
-                if matches!(error, PullError::NoSpace { .. }) {
-                    self.full.store(true, Ordering::Relaxed);
-                    blob.remove();
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// A connection that ended after so many bytes is told as that.
-    fn cut(&self, error: PullError, received: u64) -> PullError {
-        match error {
-            PullError::Unreachable { host, .. } => PullError::Cut {
-                host,
-                what: self.what.clone(),
-                received,
-                expected: self.size,
-            },
-            other => other,
-        }
-    }
-
-    fn wrong_size(&self, found: u64) -> PullError {
-        PullError::Size {
-            what: self.what.clone(),
-            expected: self.size,
-            found,
-        }
-    }
-
-    fn cannot_store(&self, source: std::io::Error) -> PullError {
-        use std::io::ErrorKind;
-
-        let what = self.what.clone();
-        match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                PullError::NoSpace { what, source }
-            }
-            _ => PullError::Store { what, source },
-        }
-    }
-
-    fn tell(&self, bytes: u64) {
-        self.client.tell(&PullEvent::Received {
-            layer: self.layer,
-            bytes,
-        });
-    }
-}
-
-/// Whether the answer is the rest from `at` on.
-fn continues(response: &Response, at: u64) -> bool {
-    let range = response.headers().get(CONTENT_RANGE);
-    let range = range.and_then(|value| value.to_str().ok());
-    let begins = range.and_then(|range| {
-        let (from, _) = range.strip_prefix("bytes ")?.split_once('-')?;
-        from.parse::<u64>().ok()
-    });
-    response.status() == StatusCode::PARTIAL_CONTENT && begins == Some(at)
 }

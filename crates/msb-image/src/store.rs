@@ -14,7 +14,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -95,24 +95,34 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Current::Absent),
             Err(error) => return Err(Error::io("read", &path)(error)),
         };
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+        let damaged = |path, problem| Error::Damaged {
+            artefact: Some(artefact.clone()),
             path,
-            problem: format!("is not a manifest ({error})"),
-        })?;
+            problem,
+        };
+        let manifest: Manifest = serde_json::from_slice(&text)
+            .map_err(|error| damaged(path, format!("is not a manifest ({error})")))?;
         let path = self.content_path(&manifest.content.sha256);
         match fs::metadata(&path) {
             Ok(found) if found.len() == manifest.content.bytes => {
                 Ok(Current::Whole(Box::new(manifest)))
             }
-            Ok(found) => Err(Error::Damaged {
-                path,
-                problem: format!(
-                    "has {} bytes instead of {}",
-                    found.len(),
-                    manifest.content.bytes
-                ),
-            }),
+            Ok(found) => {
+                let (found, expected) = (found.len(), manifest.content.bytes);
+                let problem = format!("has {found} bytes instead of {expected}");
+                Err(damaged(path, problem))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Current::FileGone),
+            Err(error) => Err(Error::io("read", &path)(error)),
+        }
+    }
+
+    /// The manifest of `artefact` as it was written, whatever became of its file; None if there is none that parses.
+    pub(crate) fn written(&self, artefact: &Artefact) -> Result<Option<Manifest>, Error> {
+        let path = self.dir.join(artefact.manifest_path());
+        match fs::read(&path) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("read", &path)(error)),
         }
     }
@@ -179,9 +189,11 @@ impl Store {
         match staged {
             Some(staged) if !whole => finish(staged, &path)?,
             None if !whole => {
+                // Whoever had it in their hands held it, but for a hand that deletes files here.
                 return Err(Error::Damaged {
+                    artefact: Some(artefact.clone()),
                     path,
-                    problem: "was removed at this moment; try again".into(),
+                    problem: "was removed at this moment".into(),
                 });
             }
             _ => {}
@@ -247,6 +259,10 @@ impl Store {
             let text = fs::read(&manifest).map_err(Error::io("read", &manifest))?;
             let parsed: Manifest =
                 serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+                    artefact: manifest
+                        .file_name()
+                        .and_then(|name| ImageName::of_file_name(name.to_str()?))
+                        .map(Artefact::Image),
                     path: manifest,
                     problem: format!("is not a manifest ({error})"),
                 })?;
@@ -278,7 +294,7 @@ impl Store {
     /// A new file below `tmp`, locked by this process, after removing those of dead writers.
     pub(crate) fn temporary(&self) -> Result<NamedTempFile, Error> {
         let dir = self.dir.join("tmp");
-        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        self.make(&dir).map_err(Error::io("create", &dir))?;
         // Without this lock a file could be swept between its creation and its own lock.
         let _lock = self.lock()?;
         for path in list(&dir)? {
@@ -292,8 +308,17 @@ impl Store {
         Ok(temporary)
     }
 
+    /// Makes a directory of the store's, and the store for nobody but its user: an image can be one that others may not
+    /// have.
+    pub(crate) fn make(&self, dir: &Path) -> io::Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(&self.dir)?;
+        fs::create_dir_all(dir)
+    }
+
     fn lock(&self) -> Result<File, Error> {
-        fs::create_dir_all(&self.dir).map_err(Error::io("create", &self.dir))?;
+        self.make(&self.dir)
+            .map_err(Error::io("create", &self.dir))?;
         let path = self.dir.join("lock");
         let file = File::options()
             .create(true)
@@ -346,7 +371,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 
 /// Opens `path` with a shared lock; None if it is gone or is replaced in that moment: then the lock is on a file that
 /// has no name any more.
-fn hold_file(path: &Path) -> Result<Option<File>, Error> {
+pub(crate) fn hold_file(path: &Path) -> Result<Option<File>, Error> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

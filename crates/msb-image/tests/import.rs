@@ -1,5 +1,6 @@
 //! Images made here by hand are imported, and compared with what GNU tar unpacks of the same layers, or refused.
 
+#[allow(dead_code, reason = "shared with the other tests, which use the rest")]
 mod support;
 
 use std::path::Path;
@@ -164,6 +165,66 @@ fn layers_that_no_tool_makes_are_refused_by_name_or_stay_inside() {
         Some("impossible numbers"),
     );
     check(&one(Entry::of_type("s", b'S')), Some("sparse"));
+    check(
+        &one(Entry::file("x", b"").xattr("user.big", &[1; (64 << 10) + 1])),
+        Some("more than 64 KiB"),
+    );
+    check(
+        &one(Entry::file("x", b"").xattr("user.big", &[1; 64 << 10])),
+        None,
+    );
+    let many = (0..20).fold(Entry::file("x", b""), |entry, n| {
+        entry.xattr(&format!("user.{n}"), &[1; 60 << 10])
+    });
+    check(&one(many), Some("too long"));
+    // Nothing that squashfs, or a guest's kernel, could make sense of.
+    let odd = [
+        "user.",
+        "system.posix_acl_access",
+        "user.overlay.opaque",
+        "x",
+    ];
+    let odd = odd
+        .iter()
+        .fold(Entry::file("x", b""), |entry, name| entry.xattr(name, b"y"));
+    check(&one(odd), None);
+    check(
+        &one(Entry::file("x", b"").owner(1 << 40, 0)),
+        Some("owner 1099511627776, more than Linux knows"),
+    );
+    check(
+        &one(Entry::whiteout(".wh..wh..opq/x")),
+        Some("below a whiteout"),
+    );
+    check(&one(Entry::whiteout(".wh..wh.plnk/x")), None);
+    check(&one(Entry::dir(".wh.x")), None);
+    check(&one(Entry::file("a\n\u{1b}[2J", b"")), None);
+    // A directory that is replaced by a link, and written through: inside, where the link leads.
+    check(
+        &[
+            vec![Entry::dir("d"), Entry::file("d/x", b"")],
+            vec![
+                Entry::symlink("d", "../../../.."),
+                Entry::file("d/escaped", b""),
+            ],
+        ],
+        None,
+    );
+    check(
+        &[vec![
+            Entry::symlink("l", "d"),
+            Entry::hard_link("h", "l"),
+            Entry::file("h/x", b""),
+        ]],
+        None,
+    );
+    check(
+        &[vec![
+            Entry::hard_link("early", "late"),
+            Entry::file("late", b""),
+        ]],
+        Some("not there"),
+    );
     check(&one(Entry::of_type("q", b'V')), Some("unknown type"));
     check(
         &[vec![
@@ -230,6 +291,45 @@ fn bombs_end_at_the_limits() {
     let mut deep: Vec<_> = vec![Entry::dir(&"d/".repeat(500))];
     deep.extend((0..200).map(|n| Entry::file(&format!("{}{n}", "d/".repeat(500)), b"")));
     check(deep, few, "10000 steps");
+    // Links that unfold to thousands of names before they lead nowhere.
+    let long = |n: usize| format!("{n}/{}", "x/".repeat(1000));
+    let links = (0..30).map(|n| Entry::symlink(&n.to_string(), &long(n + 1)));
+    let whiteout = Entry::whiteout("0/.wh.x");
+    // Hidden is what is of the layers below.
+    let place = Place::new();
+    let layers = [links.collect(), vec![whiteout]];
+    let layout = Layout::new(&place.path().join("layout"), &layers, Compressed::Gzip);
+    let options = ImportOptions {
+        limits: few,
+        ..ImportOptions::default()
+    };
+    let error = fault(&place.store().import(layout.path(), &options).unwrap_err());
+    assert!(error.contains("10000 steps"), "{error}");
+}
+
+#[test]
+fn directories_that_would_take_hours_to_pack_are_refused() {
+    let place = Place::new();
+    let import = |names: usize, comparisons: u64| {
+        let files = (0..names).map(|n| Entry::fifo(&format!("deep/full/{n}")));
+        let layers = [vec![Entry::dir("deep")], files.collect()];
+        let layout = Layout::new(&place.path().join("layout"), &layers, Compressed::No);
+        let limits = ImportLimits {
+            comparisons,
+            ..ImportLimits::default()
+        };
+        let options = ImportOptions {
+            limits,
+            ..ImportOptions::default()
+        };
+        place.store().import(layout.path(), &options)
+    };
+    import(50, 10_000).unwrap();
+    let error = fault(&import(200, 10_000).unwrap_err());
+    assert!(
+        error.contains("most in /deep/full (200)") && error.contains("several directories"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -81,6 +81,7 @@ impl Place {
                 attempts: 3,
                 first_wait: Duration::from_millis(1),
                 longest_wait: Duration::from_secs(2),
+                ..Retries::default()
             },
             on_event: Some(Arc::new(move |event| {
                 events.lock().expect("events").push(event.clone())
@@ -322,6 +323,84 @@ async fn what_a_registry_does_wrong_is_told_by_what_and_where() {
         case("manifests/1", answer(302, &[]), &["302"], 1),
         case(
             "manifests/1",
+            Wrong::Answer(
+                200,
+                vec![("content-type", "text/html; charset=utf-8".into())],
+                "<html>Log in</html>".into(),
+            ),
+            &["web page", "is it a registry", "login"],
+            1,
+        ),
+        case(
+            "config",
+            answer(404, &[]),
+            &["no configuration", "push the image again"],
+            1,
+        ),
+        case(
+            "config",
+            answer(503, &[]),
+            &["configuration", "(503)", "later"],
+            4,
+        ),
+        case(
+            "manifests/1",
+            Wrong::Changed(|_| format!(r#"{{"schemaVersion":"{}"}}"#, "x".repeat(1 << 20)).into()),
+            &["manifest does not parse", "..."],
+            1,
+        ),
+        case(
+            "manifests/1",
+            Wrong::Changed(|_| br#"{"schemaVersion":2,"schemaVersion":1}"#.to_vec()),
+            &["manifest does not parse", "duplicate field"],
+            1,
+        ),
+        case(
+            "manifests/1",
+            Wrong::Changed(|bytes| {
+                let text = String::from_utf8(bytes).expect("JSON");
+                text.replacen('{', r#"{"layers":[],"#, 1).into()
+            }),
+            &["a manifest and an index at the same time"],
+            1,
+        ),
+        case(
+            "manifests/1",
+            Wrong::Changed(|_| {
+                let platform = r#""platform":{"os":"li\u001b[2Jnux","architecture":"a\nb"}"#;
+                let one = format!(r#"{{"digest":"sha256:0","size":1,{platform}}}"#);
+                let all = vec![one; 1000].join(",");
+                format!(r#"{{"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{all}]}}"#).into()
+            }),
+            &["linux/amd64", "and 980 more"],
+            1,
+        ),
+        case(
+            "layer",
+            Wrong::Elsewhere,
+            &["sends another part of the layer 2 of 3"],
+            1,
+        ),
+        case(
+            "layer",
+            Wrong::Unmeasured(100_000),
+            &["layer 2 of 3", "after 100000 of 316344", "go on from there"],
+            4,
+        ),
+        case(
+            "layer",
+            Wrong::Answer(204, vec![], String::new()),
+            &["layer 2 of 3", "0 bytes instead of 316344"],
+            1,
+        ),
+        case(
+            "layer",
+            Wrong::Silence(200, u64::MAX - 3, 10),
+            &["bytes instead of 316344"],
+            1,
+        ),
+        case(
+            "manifests/1",
             Wrong::Changed(|_| b"{".to_vec()),
             &["manifest", "does not parse"],
             1,
@@ -364,6 +443,7 @@ async fn what_a_registry_does_wrong_is_told_by_what_and_where() {
         let place = Place::new().await;
         let path = match case.path {
             "layer" => place.blob(1).to_owned(),
+            "config" => place.layout.config_digest(),
             path => path.to_owned(),
         };
         place.registry.does_wrong(&path, 1000, case.wrong);
@@ -374,6 +454,7 @@ async fn what_a_registry_does_wrong_is_told_by_what_and_where() {
         let whole = format!("cannot pull {}: ", place.registry.reference());
         assert!(error.starts_with(&whole), "{error}");
         assert!(!error.contains(['\u{1b}', '\n']), "{error:?}");
+        assert!(error.len() < 2000, "{error}");
         assert_eq!(
             place.registry.requests_for(&path).len(),
             case.tries,
@@ -464,6 +545,138 @@ async fn a_layer_that_was_cut_is_gone_on_with_by_the_next_try_and_the_next_pull(
     assert_eq!(ranges(&place).last().unwrap(), "bytes=80000-");
     assert_eq!(place.registry.requests_for(place.blob(0)).len(), 1);
     assert_eq!(place.parts(), []);
+}
+
+#[tokio::test]
+async fn parts_of_any_kind_are_put_together_or_begun_anew() {
+    let sizes = [0, 100_000, 200_000, 300_000].map(|from: u32| match from {
+        0 => String::new(),
+        from => format!("bytes={from}-"),
+    });
+    type Case = (Vec<(usize, Wrong)>, Vec<String>);
+    let cases: [Case; 6] = [
+        (vec![(1000, Wrong::Part(100_000))], sizes.to_vec()),
+        (vec![(1, Wrong::Unmeasured(100_000))], sizes[..2].to_vec()),
+        (
+            vec![(1, Wrong::Unmeasured(usize::MAX))],
+            vec![String::new()],
+        ),
+        // Other bytes than were asked for: all of it is asked for.
+        (
+            vec![(1, Wrong::CutAfter(100_000)), (1, Wrong::Elsewhere)],
+            vec![String::new(), sizes[1].clone(), String::new()],
+        ),
+        (
+            vec![(1, Wrong::CutAfter(100_000)), (1, Wrong::Whole)],
+            sizes[..2].to_vec(),
+        ),
+        // What came first is wrong, which the digest tells.
+        (
+            vec![
+                (1, Wrong::Part(100_000)),
+                (
+                    1,
+                    Wrong::Changed(|mut bytes| {
+                        bytes[200_000] ^= 1;
+                        bytes
+                    }),
+                ),
+            ],
+            vec![String::new(), sizes[1].clone(), String::new()],
+        ),
+    ];
+    for (wrongs, ranges) in cases {
+        let place = Place::new().await;
+        for (times, wrong) in wrongs {
+            place.registry.does_wrong(place.blob(1), times, wrong);
+        }
+        place.pull().await.unwrap();
+        let requests = place.registry.requests_for(place.blob(1)).into_iter();
+        let asked: Vec<_> = requests.map(|(_, range, _)| range).collect();
+        assert_eq!(asked, ranges);
+        assert_eq!(place.parts(), []);
+    }
+}
+
+#[tokio::test]
+async fn lengths_that_cannot_be_counted_with_are_refused() {
+    let place = Place::new().await;
+    let blob = place.blob(1).to_owned();
+    place
+        .registry
+        .does_wrong(&blob, 1, Wrong::CutAfter(100_000));
+    let most = Wrong::Silence(206, u64::MAX - 3, 10);
+    place.registry.does_wrong(&blob, 1000, most);
+    let error = fault(&place.pull().await.unwrap_err());
+    assert!(error.contains("bytes instead of 316344"), "{error}");
+    assert_eq!(
+        place
+            .parts()
+            .iter()
+            .filter(|(name, _)| *name == blob)
+            .count(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_registry_that_says_nothing_or_next_to_nothing_is_given_up() {
+    let slow = Wrong::Drip(Duration::from_millis(10));
+    let cases = [
+        (
+            "manifests/1",
+            Wrong::Silence(200, 1000, 0),
+            "sends nothing of the manifest",
+        ),
+        (
+            "manifests/1",
+            Wrong::Silence(200, 1000, 100),
+            "sends nothing of the manifest",
+        ),
+        ("manifests/1", slow.clone(), "sends nothing of the manifest"),
+        (
+            "manifests/1",
+            Wrong::Silence(404, 1000, 100),
+            "no manifest of it (404)",
+        ),
+        (
+            "layer",
+            Wrong::Silence(200, 316_344, 0),
+            "sends nothing of the layer 2 of 3",
+        ),
+        ("layer", slow, "sends nothing of the layer 2 of 3"),
+    ];
+    // Long enough for a busy machine to connect in.
+    let impatient = |place: &Place| {
+        let mut options = place.options();
+        options.retries.attempts = 0;
+        options.retries.silence = Duration::from_secs(2);
+        options
+    };
+    let given_up = cases.into_iter().map(async |(path, wrong, says)| {
+        let place = Place::new().await;
+        let path = if path == "layer" { place.blob(1) } else { path };
+        place.registry.does_wrong(path, 1000, wrong);
+        let options = impatient(&place);
+        let error = fault(&place.pull_as(&options).await.unwrap_err());
+        assert!(error.contains(says), "{says:?} in {error}");
+        place.check_empty();
+    });
+    join_all(given_up).await;
+    // One that does not even speak TLS, or says that it does not.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = Place::new().await;
+    let name = format!("{}/app:1", listener.local_addr().unwrap());
+    let options = impatient(&place);
+    let pulling = place.store();
+    let reference = name.parse().unwrap();
+    let error = fault(&pulling.pull(&reference, &options).await.unwrap_err());
+    // Which of the two depends on what is waited for when it is too long.
+    assert!(
+        error.contains("sends nothing of the manifest")
+            || error.contains("cannot be reached for the manifest"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -580,6 +793,89 @@ async fn only_who_may_is_let_in_and_no_credential_is_told_or_sent_elsewhere() {
             "{came:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_registry_that_repeats_what_was_sent_to_it_is_not_quoted_with_it() {
+    let here = Registry::start(Path::new("/"), Door::Open, None).await;
+    for door in [Door::Basic, Door::Bearer(Some(here.address.to_string()))] {
+        let place = Place::with(door, |_| {}).await;
+        place.registry.does_wrong("manifests/1", 1, Wrong::Repeats);
+        let options = PullOptions {
+            login: Login::As(Credentials::new(USER, PASSWORD.to_owned().into())),
+            ..place.options()
+        };
+        let error = fault(&place.pull_as(&options).await.unwrap_err());
+        assert!(
+            error.contains("not you: ") && error.contains("***"),
+            "{error}"
+        );
+        let log = place.registry.log();
+        let (_, _, sent) = log.iter().rfind(|(_, _, sent)| !sent.is_empty()).unwrap();
+        let (_, secret) = sent.split_once(' ').unwrap();
+        assert!(!error.contains(secret), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_image_is_made_whole_by_pulling_it_again() {
+    type Damage = fn(&Store, &Imported);
+    let damages: [Damage; 4] = [
+        |store, image| {
+            let disk = store.content_path(&image.manifest.content.sha256);
+            std::fs::File::options()
+                .write(true)
+                .open(disk)
+                .unwrap()
+                .set_len(10)
+                .unwrap();
+        },
+        |store, image| {
+            let disk = store.content_path(&image.manifest.content.sha256);
+            std::fs::remove_file(disk).unwrap();
+        },
+        |store, _| damage_manifest(store, b"{}"),
+        |store, _| damage_manifest(store, b""),
+    ];
+    for damage in damages {
+        let place = Place::new().await;
+        let pulled = place.pull().await.unwrap();
+        let (store, name) = (place.store(), place.registry.reference());
+        damage(&store, &pulled);
+        let text = fault(&store.root_disk(&name).unwrap_err());
+        assert!(
+            text.contains("again, or remove it with `msb image rm`") || text.contains("no image"),
+            "{text}"
+        );
+        let pulled = place.pull().await.unwrap();
+        assert!(pulled.is_new);
+        drop(store.root_disk(&name).unwrap());
+        damage(&store, &pulled);
+        if store.find(&name).is_ok() {
+            store.remove_image(&pulled.name).expect("test files");
+        }
+        assert!(store.image_names().expect("test files").is_empty());
+    }
+}
+
+fn damage_manifest(store: &Store, bytes: &[u8]) {
+    let entries = std::fs::read_dir(store.dir().join("images")).expect("test files");
+    for entry in entries {
+        std::fs::write(entry.expect("test files").path(), bytes).expect("test files");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_made_is_for_nobody_else() {
+    let place = Place::new().await;
+    place.pull().await.unwrap();
+    let mode = |store: &Store| std::fs::metadata(store.dir()).unwrap().mode() & 0o777;
+    assert_eq!(mode(&place.store()), 0o700);
+    let imported = Store::open(place.dir.path().join("other/store"));
+    imported
+        .import(place.layout.path(), &Default::default())
+        .unwrap();
+    assert_eq!(mode(&imported), 0o700);
 }
 
 #[tokio::test]

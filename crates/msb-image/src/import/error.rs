@@ -25,7 +25,10 @@ pub enum ImportError {
         problem: String,
     },
     /// Something the image refers to is not in it.
-    #[error("its {what} is not there ({name}): the copy is incomplete, make it anew")]
+    #[error(
+        "its {what} is not there ({}): the copy is incomplete, make it anew",
+        shown_text(name)
+    )]
     MissingBlob {
         /// What was looked for.
         what: String,
@@ -57,7 +60,11 @@ pub enum ImportError {
         found: Digest,
     },
     /// A media type that is not that of an image, or not one msb knows.
-    #[error("its {what} is of the type {media_type:?}, which msb cannot use as one")]
+    #[error(
+        "its {what} is of the type \"{}\", which msb cannot use as one: if it is an image at all, push it again as an OCI or \
+         docker image",
+        shown_text(media_type)
+    )]
     MediaType {
         /// Which blob.
         what: String,
@@ -65,19 +72,22 @@ pub enum ImportError {
         media_type: String,
     },
     /// The image is for other machines only.
-    #[error("it is for {} and a sandbox is linux/amd64", if found.is_empty() { "no known platform".into() } else { found.join(", ") })]
+    #[error(
+        "it is for {} and a sandbox is linux/amd64: choose an image that is built for that",
+        if found.is_empty() { "no known platform".into() } else { list(found) }
+    )]
     Platform {
         /// The platforms there are.
         found: Vec<String>,
     },
     /// More than one image would do.
-    #[error("it holds several images: choose one with --ref: {}", found.join(", "))]
+    #[error("it holds several images: choose one with --ref: {}", list(found))]
     Ambiguous {
         /// Their references.
         found: Vec<String>,
     },
     /// No image of the reference asked for.
-    #[error("it holds no image {reference:?}; there are: {}", found.join(", "))]
+    #[error("it holds no image {reference:?}; there are: {}", list(found))]
     UnknownReference {
         /// As asked for.
         reference: String,
@@ -85,7 +95,7 @@ pub enum ImportError {
         found: Vec<String>,
     },
     /// A layer is refused.
-    #[error("layer {number} of {of} ({digest})")]
+    #[error("layer {number} of {of} ({})", shown_text(digest))]
     Layer {
         /// From 1, the lowest.
         number: usize,
@@ -103,6 +113,17 @@ pub enum ImportError {
         found: usize,
         /// The limit.
         limit: usize,
+    },
+    /// Its directories have more names than a disk can be made of in reasonable time.
+    #[error(
+        "its directories have too many names, most in {path} ({entries}), which takes hours to make a disk of: spread them \
+         over several directories, or mount them with --volume"
+    )]
+    Crowded {
+        /// The directory that has most, escaped.
+        path: String,
+        /// How many.
+        entries: usize,
     },
     /// `mksquashfs` is not installed.
     #[error("mksquashfs cannot be run: install squashfs-tools (`cargo xtask setup` does)")]
@@ -176,9 +197,6 @@ pub enum LayerError {
     /// The layer changed while it was being read.
     #[error("it changed while it was being read")]
     Changed,
-    /// Its data cannot be handed to `mksquashfs`.
-    #[error("its files cannot be packed")]
-    Pack(#[source] io::Error),
 }
 
 impl ImportError {
@@ -188,6 +206,35 @@ impl ImportError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace(error),
             _ => Self::Write(error),
         }
+    }
+}
+
+/// A text of an image's, in one line of bounded length that a terminal can show.
+pub(crate) fn shown_text(text: &str) -> String {
+    const MOST: usize = 200;
+    let mut shown: String = text
+        .chars()
+        .take(MOST)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(MOST).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+/// The first of several such texts.
+fn list(texts: &[String]) -> String {
+    const MOST: usize = 20;
+    let shown: Vec<_> = texts
+        .iter()
+        .take(MOST)
+        .map(|text| shown_text(text))
+        .collect();
+    let rest = texts.len().saturating_sub(MOST);
+    match rest {
+        0 => shown.join(", "),
+        rest => format!("{} and {rest} more", shown.join(", ")),
     }
 }
 

@@ -12,14 +12,12 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tar::EntryType;
-
-use super::entries::{Entry, EntryKind};
-use super::error::{ImportError, LayerError};
+use super::entries::Entry;
+use super::error::{ImportError, LayerError, shown};
 use super::layer::Layer;
 use super::limits::{Budget, ImportLimits, ReadBudget};
 use super::oci::Image;
-use super::pack::{Out, Packer};
+use super::pack::Packer;
 use super::source::{Source, Stamp};
 use super::tree::{self, Kind, Place, Tree};
 
@@ -44,6 +42,7 @@ pub(crate) fn merge(
     let stamps: Vec<Stamp> = scanned.iter().map(|layer| layer.stamp).collect();
     let tree = apply(image, scanned, limits)?;
     let plan = Plan::of(&tree);
+    plan.check(&tree, limits)?;
     let mut packer = Packer::start(disk, &tree.node(Tree::ROOT).meta)?;
     let written = write(image, source, &tree, &plan, &mut packer, limits)
         .and_then(|()| Ok(check_unchanged(image, source, &stamps)?));
@@ -161,6 +160,8 @@ struct Plan {
     files: BTreeMap<Place, usize>,
     /// Further names: directory, name, node.
     links: Vec<(usize, Box<[u8]>, usize)>,
+    /// Names that `mksquashfs` compares, at most: it goes through every directory on the way to each name.
+    comparisons: u64,
 }
 
 impl Plan {
@@ -171,12 +172,16 @@ impl Plan {
             special: Vec::new(),
             files: BTreeMap::new(),
             links: Vec::new(),
+            comparisons: 0,
         };
-        let mut rest = vec![Tree::ROOT];
-        while let Some(directory) = rest.pop() {
+        let mut rest = vec![(Tree::ROOT, 0_u64)];
+        while let Some((directory, above)) = rest.pop() {
             let Kind::Directory(children) = &tree.node(directory).kind else {
                 continue;
             };
+            let count = children.len() as u64;
+            let each = above.saturating_add(count);
+            plan.comparisons = plan.comparisons.saturating_add(each.saturating_mul(count));
             for (name, link) in children {
                 let node = link.node;
                 if plan.names[node].is_some() {
@@ -187,7 +192,7 @@ impl Plan {
                 match &tree.node(node).kind {
                     Kind::Directory(_) => {
                         plan.directories.push(node);
-                        rest.push(node);
+                        rest.push((node, each));
                     }
                     Kind::File { place, .. } => drop(plan.files.insert(*place, node)),
                     _ => plan.special.push(node),
@@ -195,6 +200,24 @@ impl Plan {
             }
         }
         plan
+    }
+
+    /// Whether `mksquashfs` makes a disk of it in reasonable time.
+    fn check(&self, tree: &Tree, limits: ImportLimits) -> Result<(), ImportError> {
+        if self.comparisons <= limits.comparisons {
+            return Ok(());
+        }
+        let entries = |node: usize| match &tree.node(node).kind {
+            Kind::Directory(children) => children.len(),
+            _ => 0,
+        };
+        let directories = self.directories.iter().copied().chain([Tree::ROOT]);
+        let fullest = directories.max_by_key(|directory| entries(*directory));
+        let fullest = fullest.unwrap_or(Tree::ROOT);
+        Err(ImportError::Crowded {
+            path: format!("/{}", shown(&self.path_of(fullest))),
+            entries: entries(fullest),
+        })
     }
 
     fn path(&self, directory: usize, name: &[u8]) -> Vec<u8> {
@@ -245,7 +268,7 @@ fn write(
     let mut nothing = io::empty();
     for node in plan.directories.iter().chain(&plan.special) {
         let path = plan.path_of(*node);
-        packer.add(&out(tree, *node, &path), &mut nothing)?;
+        packer.add(&out(tree, *node, path), &mut nothing)?;
     }
     for (at, layer) in image.layers.iter().enumerate() {
         let of_layer = Place {
@@ -273,8 +296,8 @@ fn write(
                 continue;
             };
             let path = plan.path_of(*node);
-            let out = out(tree, *node, &path);
-            if entry.kind != EntryKind::File || entry.size != out.size {
+            let out = out(tree, *node, path);
+            if entry.kind != out.kind {
                 return Err(refuse(LayerError::Changed).into());
             }
             let mut data = Data::new(open.data());
@@ -291,39 +314,37 @@ fn write(
     }
     for (directory, name, node) in &plan.links {
         let path = plan.path(*directory, name);
-        let target = plan.path_of(*node);
-        let mut out = out(tree, *node, &path);
-        out.kind = EntryType::Link;
-        out.link = &target;
-        out.size = 0;
-        packer.add(&out, &mut nothing)?;
+        let link = msb_tar::Entry {
+            kind: msb_tar::Kind::HardLink(plan.path_of(*node)),
+            ..out(tree, *node, path)
+        };
+        packer.add(&link, &mut nothing)?;
     }
     Ok(())
 }
 
-fn out<'a>(tree: &'a Tree, node: usize, path: &'a [u8]) -> Out<'a> {
+/// The node as an entry of the archive for `mksquashfs`.
+fn out(tree: &Tree, node: usize, path: Vec<u8>) -> msb_tar::Entry {
+    use msb_tar::Kind as Out;
+
     let node = tree.node(node);
-    let mut out = Out {
-        path,
-        kind: EntryType::Regular,
-        link: b"",
-        device: (0, 0),
-        size: 0,
-        meta: &node.meta,
+    let kind = match &node.kind {
+        Kind::Directory(_) => Out::Directory,
+        Kind::File { size, .. } => Out::File(*size),
+        Kind::Symlink(target) => Out::Symlink(target.to_vec()),
+        Kind::CharDevice(major, minor) => Out::CharDevice(*major, *minor),
+        Kind::BlockDevice(major, minor) => Out::BlockDevice(*major, *minor),
+        Kind::Fifo => Out::Fifo,
     };
-    match &node.kind {
-        Kind::Directory(_) => out.kind = EntryType::Directory,
-        Kind::File { size, .. } => out.size = *size,
-        Kind::Symlink(target) => (out.kind, out.link) = (EntryType::Symlink, target),
-        Kind::CharDevice(major, minor) => {
-            (out.kind, out.device) = (EntryType::Char, (*major, *minor))
-        }
-        Kind::BlockDevice(major, minor) => {
-            (out.kind, out.device) = (EntryType::Block, (*major, *minor))
-        }
-        Kind::Fifo => out.kind = EntryType::Fifo,
+    let meta = &node.meta;
+    msb_tar::Entry {
+        mode: meta.mode,
+        uid: u64::from(meta.uid),
+        gid: u64::from(meta.gid),
+        mtime: u64::from(meta.mtime),
+        xattrs: meta.xattrs.iter().cloned().collect(),
+        ..msb_tar::Entry::new(path, kind)
     }
-    out
 }
 
 /// Tells a layer that cannot be read from a `mksquashfs` that does not take it.

@@ -1,11 +1,12 @@
 //! The documents of an image: which layers make it up, and how its program is started.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::error::ImportError;
+use super::error::{ImportError, shown_text};
 use super::layer::{Compression, Layer};
 use super::source::{Source, blob, check_digest};
 use crate::config::ImageConfig;
@@ -23,6 +24,9 @@ pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manife
 pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
+/// What a sandbox runs.
+const AMD64: (&str, &str) = ("linux", "amd64");
+
 /// The reference of an image in a layout's index.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
@@ -38,6 +42,19 @@ pub(crate) struct Image {
 #[derive(Deserialize)]
 struct Index {
     manifests: Vec<Descriptor>,
+    #[serde(default)]
+    layers: Option<IgnoredAny>,
+    #[serde(default)]
+    config: Option<IgnoredAny>,
+}
+
+/// What is looked for in an index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wanted<'a> {
+    /// One of several images, by its reference if there is one: a layout's own index.
+    Image(Option<&'a str>),
+    /// The part for this platform of one image.
+    Platform,
 }
 
 /// Where a part of an image is, and what.
@@ -67,6 +84,8 @@ struct Platform {
     os: String,
     #[serde(default)]
     architecture: String,
+    #[serde(default)]
+    variant: String,
 }
 
 /// The parts of an image.
@@ -74,6 +93,8 @@ struct Platform {
 pub(crate) struct Manifest {
     pub(crate) config: Descriptor,
     pub(crate) layers: Vec<Descriptor>,
+    #[serde(default)]
+    manifests: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -110,12 +131,12 @@ struct DockerImage {
 /// The image in an OCI layout: the only one for linux/amd64, or the one called `reference`.
 pub(super) fn layout(source: &Source, reference: Option<&str>) -> Result<Image, ImportError> {
     let index = source.document("index", "index.json")?;
-    let mut chosen = choose(&index, reference)?;
+    let mut chosen = choose(&index, Wanted::Image(reference))?;
     for _ in 0..INDEX_DEPTH {
         let Chosen::Index(descriptor) = chosen else {
             break;
         };
-        chosen = choose(&fetch(source, "index", &descriptor)?, None)?;
+        chosen = choose(&fetch(source, "index", &descriptor)?, Wanted::Platform)?;
     }
     let descriptor = chosen.manifest()?;
     let manifest = Manifest::parse(&fetch(source, "manifest", &descriptor)?)?;
@@ -159,6 +180,9 @@ impl Manifest {
     /// Reads a manifest and checks what it is of.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, ImportError> {
         let manifest: Self = parse("manifest", text)?;
+        if manifest.manifests.is_some() {
+            return Err(two_documents("manifest"));
+        }
         let of_config = manifest.config.media_type.as_str();
         if ![OCI_CONFIG, DOCKER_CONFIG].contains(&of_config) {
             return Err(media_type("configuration", of_config));
@@ -239,54 +263,76 @@ pub(super) fn docker(source: &Source, reference: Option<&str>) -> Result<Image, 
     })
 }
 
-/// What of an index is for linux/amd64; the image called `reference`, if one is asked for.
-pub(crate) fn choose(index: &[u8], reference: Option<&str>) -> Result<Chosen, ImportError> {
+/// What of an index is for linux/amd64.
+pub(crate) fn choose(index: &[u8], wanted: Wanted<'_>) -> Result<Chosen, ImportError> {
     let index: Index = parse("index", index)?;
+    if index.layers.is_some() || index.config.is_some() {
+        return Err(two_documents("index"));
+    }
     let name_of = |entry: &Descriptor| {
         let annotations = entry.annotations.as_ref();
         annotations.and_then(|all| all.get(REF_NAME)).cloned()
     };
-    let names = index
-        .manifests
-        .iter()
-        .filter_map(name_of)
-        .collect::<Vec<_>>();
-    let fits = |platform: &Platform| platform.os == "linux" && platform.architecture == "amd64";
-    let named = |entry: &&Descriptor| {
-        reference.is_none_or(|wanted| name_of(entry).as_deref() == Some(wanted))
-    };
-    let entries: Vec<_> = index.manifests.iter().filter(named).collect();
-    if let (Some(reference), true) = (reference, entries.is_empty()) {
-        return Err(ImportError::UnknownReference {
-            reference: reference.to_owned(),
-            found: names,
-        });
-    }
-    let mut fitting: Vec<&Descriptor> = Vec::new();
-    for entry in &entries {
-        // One that says nothing is judged by its configuration.
-        let may = entry.platform.as_ref().is_none_or(fits);
-        if may && !fitting.iter().any(|other| other.digest == entry.digest) {
-            fitting.push(entry);
+    let names: Vec<String> = index.manifests.iter().filter_map(name_of).collect();
+    let mut entries: Vec<&Descriptor> = index.manifests.iter().collect();
+    if let Wanted::Image(Some(reference)) = wanted {
+        entries.retain(|entry| name_of(entry).as_deref() == Some(reference));
+        if entries.is_empty() {
+            return Err(ImportError::UnknownReference {
+                reference: reference.to_owned(),
+                found: names,
+            });
         }
     }
-    match fitting[..] {
-        [] => Err(ImportError::Platform {
-            found: entries
-                .iter()
-                .filter_map(|entry| entry.platform.as_ref())
-                .map(|platform| format!("{}/{}", platform.os, platform.architecture))
-                .collect(),
-        }),
-        [one] => match one.media_type.as_str() {
-            OCI_MANIFEST | DOCKER_MANIFEST => Ok(Chosen::Manifest(one.clone())),
-            OCI_INDEX | DOCKER_LIST => Ok(Chosen::Index(one.clone())),
-            other => Err(media_type("manifest", other)),
-        },
-        _ if names.is_empty() => Err(ImportError::Ambiguous {
-            found: fitting.iter().map(|entry| entry.digest.clone()).collect(),
-        }),
-        _ => Err(ImportError::Ambiguous { found: names }),
+    let fitting = fitting(&entries);
+    let Some(first) = fitting.first() else {
+        let platforms = entries.iter().filter_map(|entry| entry.platform.as_ref());
+        return Err(ImportError::Platform {
+            found: platforms.map(ToString::to_string).collect(),
+        });
+    };
+    let is_other = |entry: &&Descriptor| entry.digest != first.digest;
+    if let (Wanted::Image(_), true) = (wanted, fitting.iter().any(is_other)) {
+        let digests = || fitting.iter().map(|entry| entry.digest.clone()).collect();
+        return Err(ImportError::Ambiguous {
+            found: if names.is_empty() { digests() } else { names },
+        });
+    }
+    match first.media_type.as_str() {
+        OCI_MANIFEST | DOCKER_MANIFEST => Ok(Chosen::Manifest((*first).clone())),
+        OCI_INDEX | DOCKER_LIST => Ok(Chosen::Index((*first).clone())),
+        other => Err(media_type("manifest", other)),
+    }
+}
+
+/// Those that a sandbox can run, of the kind that fits best: for linux/amd64, for a variant of it, or of those that do not
+/// say what they are for and are judged by their configuration. The first counts, says the image specification.
+fn fitting<'a>(entries: &[&'a Descriptor]) -> Vec<&'a Descriptor> {
+    let rank = |entry: &Descriptor| match &entry.platform {
+        Some(platform) if (platform.os.as_str(), platform.architecture.as_str()) != AMD64 => None,
+        Some(platform) => Some(u8::from(!matches!(platform.variant.as_str(), "" | "v1"))),
+        None => Some(2),
+    };
+    let best = entries.iter().filter_map(|entry| rank(entry)).min();
+    let fits = |entry: &&Descriptor| best.is_some() && rank(entry) == best;
+    entries.iter().copied().filter(fits).collect()
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match self.variant.as_str() {
+            "" => Ok(()),
+            variant => write!(f, "/{variant}"),
+        }
+    }
+}
+
+/// Who signed or named it by its digest may have read it as the other one (CVE-2021-41190).
+fn two_documents(what: &str) -> ImportError {
+    ImportError::Document {
+        what: what.into(),
+        problem: "is a manifest and an index at the same time".into(),
     }
 }
 
@@ -294,9 +340,9 @@ fn configuration(text: &[u8], layers: usize) -> Result<(ImageConfig, Vec<Digest>
     check_layers(layers)?;
     let parsed: Configuration = parse("configuration", text)?;
     let platform = parsed.platform;
-    if (platform.os.as_str(), platform.architecture.as_str()) != ("linux", "amd64") {
+    if (platform.os.as_str(), platform.architecture.as_str()) != AMD64 {
         return Err(ImportError::Platform {
-            found: vec![format!("{}/{}", platform.os, platform.architecture)],
+            found: vec![platform.to_string()],
         });
     }
     let diff_ids = parsed.rootfs.diff_ids.iter();
@@ -343,7 +389,7 @@ fn check_layers(found: usize) -> Result<(), ImportError> {
 fn parse<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T, ImportError> {
     serde_json::from_slice(text).map_err(|error| ImportError::Document {
         what: what.to_owned(),
-        problem: format!("does not parse: {error}"),
+        problem: format!("does not parse: {}", shown_text(&error.to_string())),
     })
 }
 
@@ -353,7 +399,10 @@ fn digest(what: &str, text: &str) -> Result<Digest, ImportError> {
         .and_then(|hex| hex.parse().ok());
     digest.ok_or_else(|| ImportError::Document {
         what: what.to_owned(),
-        problem: format!("is named by {text:?}, which is no SHA-256 digest"),
+        problem: format!(
+            "is named by \"{}\", which is no SHA-256 digest",
+            shown_text(text)
+        ),
     })
 }
 
@@ -363,3 +412,6 @@ fn media_type(what: &str, media_type: &str) -> ImportError {
         media_type: media_type.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,9 @@ use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::entries::{Entries, EntryKind, Fault};
+use msb_tar::Kind;
+
+use super::entries::{Entries, Fault};
 use super::error::ImportError;
 use crate::content::Digest;
 
@@ -62,12 +64,11 @@ impl Source {
                 continue;
             };
             match entry.kind {
-                EntryKind::File => {
+                Kind::File(size) => {
                     let offset = entries.position();
-                    let size = entry.size;
                     parts.insert(name, Part::At { offset, size });
                 }
-                EntryKind::Symlink(target) => {
+                Kind::Symlink(target) => {
                     let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
                     let target = [parent.as_bytes(), b"/", &target].concat();
                     if let Some(target) = normal(&target) {

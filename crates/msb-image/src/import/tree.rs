@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::entries::{Entry, EntryKind, Meta};
+use msb_tar::Kind as EntryKind;
+
+use super::entries::{Entry, Meta};
 use super::error::{LayerError, shown};
 use super::limits::Budget;
 
@@ -198,10 +200,7 @@ impl Tree {
                 budget.metadata(target.len())?;
                 Kind::Symlink(target.into())
             }
-            EntryKind::File => Kind::File {
-                place,
-                size: entry.size,
-            },
+            EntryKind::File(size) => Kind::File { place, size },
             EntryKind::CharDevice(major, minor) => Kind::CharDevice(major, minor),
             EntryKind::BlockDevice(major, minor) => Kind::BlockDevice(major, minor),
             EntryKind::Fifo => Kind::Fifo,
@@ -274,9 +273,12 @@ impl Tree {
                     }
                     let names = target.split(|byte| *byte == b'/');
                     let names = names.filter(|name| !matches!(*name, b"" | b"."));
+                    let before = rest.len();
                     for name in names.rev() {
                         rest.push_front(name.to_vec());
                     }
+                    // Where it ends early they are never gone through.
+                    budget.steps(rest.len() - before)?;
                 }
                 // Nothing can be there to be hidden or linked to.
                 _ if make.is_none() => return Ok(None),

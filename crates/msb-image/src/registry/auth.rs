@@ -57,12 +57,19 @@ impl Credentials {
         }
     }
 
+    /// As they are sent in the field `Authorization`.
+    pub(super) fn encoded(&self) -> Zeroizing<String> {
+        let text = Zeroizing::new(format!("{}:{}", self.user, &*self.secret));
+        Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(text.as_bytes()))
+    }
+
     /// Takes what is secret out of a text that a registry sent.
     pub(super) fn redact(&self, text: &str) -> String {
         if self.secret.is_empty() {
             return text.to_owned();
         }
-        text.replace(self.secret.as_str(), "***")
+        text.replace(self.encoded().as_str(), "***")
+            .replace(self.secret.as_str(), "***")
     }
 }
 
@@ -77,11 +84,11 @@ impl fmt::Debug for Credentials {
 #[serde(rename_all = "camelCase")]
 struct ConfigFile {
     #[serde(default)]
-    auths: BTreeMap<String, Option<Entry>>,
+    auths: Option<BTreeMap<String, Option<Entry>>>,
     #[serde(default)]
     creds_store: Option<String>,
     #[serde(default)]
-    cred_helpers: BTreeMap<String, String>,
+    cred_helpers: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -196,11 +203,19 @@ impl ConfigFile {
     ) -> Result<Option<Credentials>, PullError> {
         let keys = keys(reference);
         for key in &keys {
-            let helper = self.cred_helpers.iter().find(|(of, _)| host_of(of) == *key);
+            let helper = self
+                .cred_helpers
+                .iter()
+                .flatten()
+                .find(|(of, _)| host_of(of) == *key);
             if let Some((of, helper)) = helper {
                 return ask(helpers, helper, of).await;
             }
-            let entry = self.auths.iter().find(|(of, _)| host_of(of) == *key);
+            let entry = self
+                .auths
+                .iter()
+                .flatten()
+                .find(|(of, _)| host_of(of) == *key);
             if let Some((_, Some(entry))) = entry
                 && let Some(found) = entry.credentials().map_err(|error| unusable(file, error))?
             {
@@ -208,7 +223,7 @@ impl ConfigFile {
             }
         }
         match &self.creds_store {
-            Some(helper) => {
+            Some(helper) if !helper.is_empty() => {
                 // Under the key that docker stores it by.
                 let server = match reference.registry() {
                     "docker.io" => "https://index.docker.io/v1/",
@@ -216,7 +231,7 @@ impl ConfigFile {
                 };
                 ask(helpers, helper, server).await
             }
-            None => Ok(None),
+            _ => Ok(None),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! image is made, or has been left alone for a week.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -41,7 +41,7 @@ impl Blob {
     /// Takes up the blob, after another pull that fetches it has ended. Blocks.
     pub(super) fn take(store: &Store, digest: Digest, size: u64) -> io::Result<Found> {
         let dir = store.dir().join("blobs/sha256");
-        fs::create_dir_all(&dir)?;
+        store.make(&dir)?;
         let path = dir.join(digest.to_string());
         loop {
             let file = File::options()
@@ -140,14 +140,15 @@ impl Blob {
 /// The right to pull one image, held while it lives.
 pub(super) struct Turn {
     path: PathBuf,
-    file: File,
+    /// Locked.
+    _file: File,
 }
 
 impl Turn {
     /// Waits for other pulls of the image; before that `on_wait` is called. Blocks.
     pub(super) fn take(store: &Store, digest: Digest, on_wait: impl Fn()) -> io::Result<Self> {
         let dir = store.dir().join("pulls");
-        fs::create_dir_all(&dir)?;
+        store.make(&dir)?;
         let path = dir.join(digest.to_string());
         loop {
             let file = File::options()
@@ -160,7 +161,7 @@ impl Turn {
                 file.lock()?;
             }
             if is_at(&file, &path) {
-                return Ok(Self { path, file });
+                return Ok(Self { path, _file: file });
             }
         }
     }
@@ -170,7 +171,6 @@ impl Drop for Turn {
     fn drop(&mut self) {
         // While it is locked: whoever waits for it finds that it is another file.
         let _ = fs::remove_file(&self.path);
-        let _ = self.file.flush();
     }
 }
 

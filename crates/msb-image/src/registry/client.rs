@@ -6,59 +6,58 @@
 //!         → 429, 5xx, no connection → wait → request
 //! ```
 
-use std::path::Path;
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use http_auth::{ChallengeRef, parse_challenges};
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
-    WWW_AUTHENTICATE,
 };
 use reqwest::{Response, StatusCode, Url};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use serde::Deserialize;
 use tokio::sync::Mutex;
-use zeroize::Zeroizing;
+use tokio::time::timeout;
 
 use super::auth::{self, Credentials};
 use super::error::PullError;
-use super::{Login, PullEvent, PullOptions, Retries};
+use super::{Login, PullEvent, PullOptions, Retries, tls};
 use crate::reference::Reference;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
-/// A connection that brings nothing for this long has ended.
-const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// A document is small: it comes within this many times what a connection may be silent for.
+const DOCUMENT_LIMIT: u32 = 5;
 /// Registries lead to where their blobs are; that leads nowhere else, mostly.
 const REDIRECTS: usize = 5;
 /// What of an error's text is read, and shown, in bytes.
 const COMPLAINT_LIMIT: usize = 16 << 10;
 const SHOWN_LIMIT: usize = 300;
-/// The largest tokens in use have a tenth of it, in bytes.
-const TOKEN_LIMIT: usize = 64 << 10;
 /// Where docker.io's interface is.
 const DOCKER_IO: &str = "registry-1.docker.io";
 
 /// One registry as one image is asked for.
 pub(super) struct Client {
-    reference: Reference,
+    pub(super) reference: Reference,
     base: Url,
     proxied: reqwest::Client,
     /// For this machine's own addresses.
     direct: reqwest::Client,
     /// Registries that may be spoken to without TLS, besides those on this machine.
-    insecure: Vec<String>,
-    credentials: Option<Credentials>,
-    authorization: Mutex<Option<HeaderValue>>,
+    insecure: Vec<Insecure>,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) authorization: Mutex<Option<HeaderValue>>,
     pub(super) retries: Retries,
     on_event: Option<super::Sink>,
 }
 
+/// A registry that may be spoken to in plain http: at this port, or at the two that http and https have.
+struct Insecure {
+    host: String,
+    port: Option<u16>,
+}
+
 /// An answer, and whether the registry itself gave it.
-struct Answer {
-    response: Response,
-    is_own: bool,
+pub(super) struct Answer {
+    pub(super) response: Response,
+    pub(super) is_own: bool,
 }
 
 /// What to do about an answer or its absence.
@@ -78,41 +77,39 @@ impl Client {
             Login::Anonymous => None,
             Login::Stored => auth::stored(reference).await?,
         };
+        let insecure = options.insecure.iter().map(|text| Insecure::parse(text));
+        let insecure = insecure.collect::<Result<Vec<_>, _>>()?;
+        let base = base("https", reference)?;
+        let may_be_plain = is_loopback(&base) || insecure.iter().any(|one| one.is(&base));
         let roots = options.ca_files.clone();
-        let tls = tokio::task::spawn_blocking(move || tls(&roots)).await;
+        let tls = tokio::task::spawn_blocking(move || tls::config(&roots, !may_be_plain)).await;
         let tls = tls.map_err(|error| settings(format!("TLS cannot be set up: {error}")))??;
         let builder = || {
             reqwest::Client::builder()
                 .tls_backend_preconfigured(tls.clone())
                 .user_agent(concat!("msb/", env!("CARGO_PKG_VERSION")))
                 .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(CONNECT_LIMIT)
-                .read_timeout(SILENCE_LIMIT)
+                .connect_timeout(CONNECT_LIMIT.min(options.retries.silence))
+                .read_timeout(options.retries.silence)
         };
         let built = |builder: reqwest::ClientBuilder| {
             builder.build().map_err(|error| {
                 settings(format!("HTTP cannot be set up: {}", error.without_url()))
             })
         };
-        let host = match reference.registry() {
-            "docker.io" => DOCKER_IO,
-            registry => registry,
-        };
-        let base = Url::parse(&format!("https://{host}/v2/"))
-            .map_err(|_| settings(format!("{host} cannot be part of an address")))?;
         let mut client = Self {
             reference: reference.clone(),
             base,
             proxied: built(builder())?,
             direct: built(builder().no_proxy())?,
-            insecure: options.insecure.clone(),
+            insecure,
             credentials,
             authorization: Mutex::new(None),
             retries: options.retries,
             on_event: options.on_event.clone(),
         };
-        if client.may_be_plain(&client.base) {
-            client.choose_scheme().await;
+        if may_be_plain {
+            client.choose_scheme().await?;
         }
         Ok(client)
     }
@@ -160,7 +157,22 @@ impl Client {
         }
     }
 
-    async fn read(
+    /// The body, of bounded length and in bounded time, and its type.
+    pub(super) async fn read(
+        &self,
+        what: &str,
+        response: Response,
+        limit: u64,
+    ) -> Result<(Vec<u8>, String), Next> {
+        let host = origin(response.url());
+        let patience = self.retries.silence.saturating_mul(DOCUMENT_LIMIT);
+        match timeout(patience, self.read_all(what, response, limit)).await {
+            Ok(read) => read,
+            Err(_) => Err(too_slow(host, what)),
+        }
+    }
+
+    async fn read_all(
         &self,
         what: &str,
         mut response: Response,
@@ -169,9 +181,10 @@ impl Client {
         let content_type = response.headers().get(CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
         let content_type = content_type.unwrap_or_default().to_owned();
+        let registry = origin(response.url());
         let too_long = || {
             Next::Fail(PullError::Protocol {
-                registry: self.host(),
+                registry: registry.clone(),
                 problem: format!("sends a {what} of more than {limit} bytes"),
             })
         };
@@ -232,7 +245,7 @@ impl Client {
     async fn send(&self, what: &str, url: &Url, headers: &HeaderMap) -> Result<Answer, Next> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS {
-            let is_own = origin(&url) == origin(&self.base);
+            let is_own = url.origin() == self.base.origin();
             let mut request = self.http(&url).get(url.clone()).headers(headers.clone());
             if is_own && let Some(value) = &*self.authorization.lock().await {
                 request = request.header(AUTHORIZATION, value.clone());
@@ -254,7 +267,7 @@ impl Client {
         }))
     }
 
-    fn check_redirect(&self, what: &str, next: Option<Url>) -> Result<Url, Next> {
+    pub(super) fn check_redirect(&self, what: &str, next: Option<Url>) -> Result<Url, Next> {
         let refuse = |to: String, problem| {
             Next::Fail(PullError::Redirect {
                 registry: self.host(),
@@ -268,7 +281,7 @@ impl Client {
         };
         let to = origin(&next);
         // A registry elsewhere does not lead into this machine.
-        let is_inward = is_loopback(&next) && !is_loopback(&self.base);
+        let is_inward = leads_inward(&next) && !leads_inward(&self.base);
         match next.scheme() {
             _ if !next.username().is_empty() || next.password().is_some() => {
                 Err(refuse(to, "it has a password in it"))
@@ -281,7 +294,7 @@ impl Client {
     }
 
     /// What an answer that is no good means.
-    async fn refused(&self, what: &str, answer: Answer) -> Next {
+    pub(super) async fn refused(&self, what: &str, answer: Answer) -> Next {
         let registry = match answer.is_own {
             true => self.host(),
             false => origin(answer.response.url()),
@@ -328,7 +341,7 @@ impl Client {
         }
     }
 
-    async fn unauthorized(&self, response: Response, known: bool) -> PullError {
+    pub(super) async fn unauthorized(&self, response: Response, known: bool) -> PullError {
         PullError::Unauthorized {
             registry: self.host(),
             repository: self.reference.repository().to_owned(),
@@ -351,11 +364,15 @@ impl Client {
             message: String,
         }
         let mut bytes = Vec::new();
-        while bytes.len() < COMPLAINT_LIMIT
-            && let Ok(Some(chunk)) = response.chunk().await
-        {
-            bytes.extend_from_slice(&chunk);
-        }
+        let reading = async {
+            while bytes.len() < COMPLAINT_LIMIT
+                && let Ok(Some(chunk)) = response.chunk().await
+            {
+                bytes.extend_from_slice(&chunk);
+            }
+        };
+        // Words that do not come are not worth waiting for.
+        let _ = timeout(self.retries.silence, reading).await;
         let Ok(parsed) = serde_json::from_slice::<Complaints>(&bytes) else {
             return String::new();
         };
@@ -366,15 +383,28 @@ impl Client {
             true => &first.code,
             false => &first.message,
         };
-        let text = match &self.credentials {
-            Some(credentials) => credentials.redact(text),
-            None => text.clone(),
-        };
+        let text = self.redact(text).await;
         let shown: String = text.escape_debug().take(SHOWN_LIMIT).collect();
         match shown.is_empty() {
             true => String::new(),
-            false => format!(": {shown:?}"),
+            false => format!(": \"{shown}\""),
         }
+    }
+
+    /// Takes out of a text that a registry sent what was sent to it in confidence.
+    async fn redact(&self, text: &str) -> String {
+        let mut text = match &self.credentials {
+            Some(credentials) => credentials.redact(text),
+            None => text.to_owned(),
+        };
+        let authorization = self.authorization.lock().await;
+        let value = authorization.as_ref().and_then(|value| value.to_str().ok());
+        if let Some((_, secret)) = value.and_then(|value| value.split_once(' '))
+            && !secret.is_empty()
+        {
+            text = text.replace(secret, "***");
+        }
+        text
     }
 
     /// Waits before another try, or gives the error when there is none.
@@ -401,7 +431,7 @@ impl Client {
         Ok(())
     }
 
-    fn http(&self, url: &Url) -> &reqwest::Client {
+    pub(super) fn http(&self, url: &Url) -> &reqwest::Client {
         match is_loopback(url) {
             true => &self.direct,
             false => &self.proxied,
@@ -410,168 +440,66 @@ impl Client {
 
     /// Whether plain http is allowed there.
     fn may_be_plain(&self, url: &Url) -> bool {
-        let host = origin(url);
-        is_loopback(url) || self.insecure.contains(&host)
+        is_loopback(url) || self.insecure.iter().any(|one| one.is(url))
     }
 
     /// Plain http where no TLS is spoken and that is allowed.
-    async fn choose_scheme(&mut self) {
+    async fn choose_scheme(&mut self) -> Result<(), PullError> {
         let asked = self.http(&self.base).get(self.base.clone()).send().await;
         // A certificate that is wrong is no reason to do without one.
         if let Err(error) = asked
             && !error.is_timeout()
-            && certificate_fault(&error).is_none()
+            && tls::certificate_fault(&error).is_none()
         {
-            // Only https has a scheme that cannot be set: every other is like it.
-            let _ = self.base.set_scheme("http");
+            self.base = base("http", &self.reference)?;
         }
+        Ok(())
     }
+}
 
-    /// Finds out how to be let in from an answer of 401. Whether there is a new way to try.
-    async fn authorize(&self, response: &Response) -> Result<bool, Next> {
-        let fields = response.headers().get_all(WWW_AUTHENTICATE);
-        let fields: Vec<&str> = fields
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .collect();
-        let challenges: Vec<ChallengeRef<'_>> = fields
-            .iter()
-            .filter_map(|text| parse_challenges(text).ok())
-            .flatten()
-            .collect();
-        let of = |scheme: &str| {
-            challenges
-                .iter()
-                .find(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme))
+impl Insecure {
+    /// `HOST` or `HOST:PORT`.
+    fn parse(text: &str) -> Result<Self, PullError> {
+        let wrong = || {
+            settings(format!(
+                "{text:?} is no registry: it is given as HOST or HOST:PORT"
+            ))
         };
-        let value = match (of("bearer"), of("basic"), &self.credentials) {
-            (Some(challenge), _, _) => {
-                let text = Zeroizing::new(format!("Bearer {}", &*self.token(challenge).await?));
-                HeaderValue::try_from(text.as_str()).ok()
-            }
-            (None, Some(_), Some(credentials)) if !credentials.is_token => basic(credentials),
-            _ => return Ok(false),
-        };
-        let mut value = value.ok_or_else(|| {
-            Next::Fail(PullError::Protocol {
-                registry: self.host(),
-                problem: "gave a token that is no token".into(),
-            })
-        })?;
-        value.set_sensitive(true);
-        *self.authorization.lock().await = Some(value);
-        Ok(true)
-    }
-
-    /// A token from where the challenge says.
-    async fn token(&self, challenge: &ChallengeRef<'_>) -> Result<Zeroizing<String>, Next> {
-        let parameter = |name: &str| {
-            let found = challenge.params.iter();
-            let mut found = found.filter(|(key, _)| key.eq_ignore_ascii_case(name));
-            found.next().map(|(_, value)| value.to_unescaped())
-        };
-        let what = "token";
-        let realm = parameter("realm").and_then(|realm| Url::parse(&realm).ok());
-        let mut url = self.check_redirect(what, realm)?;
-        let service = parameter("service").unwrap_or_default();
-        // What a registry asks for could be more than this.
-        let scope = format!("repository:{}:pull", self.reference.repository());
-        let http = self.http(&url);
-        let request = match &self.credentials {
-            Some(credentials) if credentials.is_token => {
-                let form = form(&[
-                    ("grant_type", "refresh_token"),
-                    ("service", &service),
-                    ("scope", &scope),
-                    ("client_id", "msb"),
-                    ("refresh_token", &credentials.secret),
-                ]);
-                let form_type = "application/x-www-form-urlencoded";
-                http.post(url.clone())
-                    .header(CONTENT_TYPE, form_type)
-                    .body(form)
-            }
-            other => {
-                url.query_pairs_mut()
-                    .append_pair("service", &service)
-                    .append_pair("scope", &scope);
-                let request = http.get(url.clone());
-                match other.as_ref().and_then(basic) {
-                    Some(value) => request.header(AUTHORIZATION, value),
-                    None => request,
-                }
-            }
-        };
-        let response = request.send().await;
-        let response = response.map_err(|error| explain(error, &url, what))?;
-        match response.status().as_u16() {
-            200..=299 => {}
-            400 | 401 | 403 => {
-                let known = self.credentials.is_some();
-                return Err(Next::Fail(self.unauthorized(response, known).await));
-            }
-            _ => {
-                let answer = Answer {
-                    response,
-                    is_own: false,
-                };
-                return Err(self.refused(what, answer).await);
-            }
+        if text.contains(['/', '@', '?', '#', '\\']) || text.trim() != text {
+            return Err(wrong());
         }
-        let (bytes, _) = self.read(what, response, TOKEN_LIMIT as u64).await?;
-        let bytes = Zeroizing::new(bytes);
-        #[derive(Deserialize)]
-        struct Token {
-            #[serde(default)]
-            token: Zeroizing<String>,
-            #[serde(default)]
-            access_token: Zeroizing<String>,
-        }
-        let parsed = serde_json::from_slice::<Token>(&bytes).ok();
-        let token = parsed.map(|parsed| match parsed.token.is_empty() {
-            true => parsed.access_token,
-            false => parsed.token,
-        });
-        token.filter(|token| !token.is_empty()).ok_or_else(|| {
-            Next::Fail(PullError::Protocol {
-                registry: origin(&url),
-                problem: "gave no token".into(),
-            })
+        // Of this scheme no port is the usual one.
+        let url = Url::parse(&format!("ws://{text}/")).map_err(|_| wrong())?;
+        let has_port = text
+            .rsplit_once(':')
+            .is_some_and(|(_, end)| !end.ends_with(']'));
+        Ok(Self {
+            host: url.host_str().ok_or_else(wrong)?.to_owned(),
+            port: has_port.then(|| url.port_or_known_default()).flatten(),
         })
     }
+
+    fn is(&self, url: &Url) -> bool {
+        let port = url.port_or_known_default();
+        url.host_str() == Some(&self.host)
+            && match self.port {
+                Some(own) => port == Some(own),
+                None => matches!(port, Some(80 | 443)),
+            }
+    }
 }
 
-/// Fields of a form, encoded.
-fn form(fields: &[(&str, &str)]) -> String {
-    let encode = |text: &str| -> String {
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
-        text.bytes()
-            .map(|byte| match plain(&byte) {
-                true => char::from(byte).to_string(),
-                false => format!("%{byte:02X}"),
-            })
-            .collect()
+/// Where the registry's interface is.
+fn base(scheme: &str, reference: &Reference) -> Result<Url, PullError> {
+    let host = match reference.registry() {
+        "docker.io" => DOCKER_IO,
+        registry => registry,
     };
-    let fields = fields.iter();
-    let fields: Vec<_> = fields
-        .map(|(name, value)| format!("{name}={}", encode(value)))
-        .collect();
-    fields.join("&")
+    Url::parse(&format!("{scheme}://{host}/v2/"))
+        .map_err(|_| settings(format!("{host} cannot be part of an address")))
 }
 
-fn basic(credentials: &Credentials) -> Option<HeaderValue> {
-    use base64::Engine as _;
-
-    let text = format!("{}:{}", credentials.user, &*credentials.secret);
-    let text = Zeroizing::new(text);
-    let encoded = base64::engine::general_purpose::STANDARD.encode(text.as_bytes());
-    let encoded = Zeroizing::new(format!("Basic {encoded}"));
-    let mut value = HeaderValue::try_from(encoded.as_str()).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
-fn settings(problem: String) -> PullError {
+pub(super) fn settings(problem: String) -> PullError {
     PullError::Settings { problem }
 }
 
@@ -584,11 +512,26 @@ pub(super) fn origin(url: &Url) -> String {
     }
 }
 
+/// Whether it is an address of this machine for certain.
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
+    host == "localhost" || address(url).is_some_and(|address| address.is_loopback())
+}
+
+/// Whether it may be one of this machine's, in whatever way that is written.
+fn leads_inward(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_end_matches('.');
+    let inward = |address: IpAddr| address.is_loopback() || address.is_unspecified();
+    host == "localhost" || host.ends_with(".localhost") || address(url).is_some_and(inward)
+}
+
+fn address(url: &Url) -> Option<IpAddr> {
+    let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    let address = address.parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    address
+        .parse()
+        .ok()
+        .map(|address: IpAddr| address.to_canonical())
 }
 
 /// How long the answer asks to be left alone, in seconds or until a date.
@@ -602,9 +545,9 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 }
 
 /// The error of a request without an answer, which another try may mend unless a certificate is wrong.
-fn explain(error: reqwest::Error, url: &Url, what: &str) -> Next {
+pub(super) fn explain(error: reqwest::Error, url: &Url, what: &str) -> Next {
     let host = origin(url);
-    if let Some(fault) = certificate_fault(&error) {
+    if let Some(fault) = tls::certificate_fault(&error) {
         let unknown = matches!(
             fault,
             rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)
@@ -617,6 +560,9 @@ fn explain(error: reqwest::Error, url: &Url, what: &str) -> Next {
             },
         });
     }
+    if error.is_timeout() && !error.is_connect() {
+        return too_slow(host, what);
+    }
     let error = PullError::Unreachable {
         host,
         what: what.to_owned(),
@@ -626,61 +572,10 @@ fn explain(error: reqwest::Error, url: &Url, what: &str) -> Next {
     Next::Retry(Box::new(error), None)
 }
 
-/// What is wrong with the other side's certificate, if that is why the request failed.
-fn certificate_fault(error: &reqwest::Error) -> Option<rustls::Error> {
-    let mut cause = std::error::Error::source(error);
-    while let Some(at) = cause {
-        let inner = at
-            .downcast_ref::<std::io::Error>()
-            .and_then(|error| error.get_ref());
-        let fault = match inner {
-            Some(inner) => inner.downcast_ref::<rustls::Error>(),
-            None => at.downcast_ref::<rustls::Error>(),
-        };
-        if let Some(fault @ rustls::Error::InvalidCertificate(_)) = fault {
-            return Some(fault.clone());
-        }
-        cause = match inner {
-            Some(inner) => Some(inner),
-            None => at.source(),
-        };
-    }
-    None
-}
-
-/// TLS as the rest of msb speaks it, with this machine's authorities and those in `files`.
-fn tls(files: &[std::path::PathBuf]) -> Result<rustls::ClientConfig, PullError> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    for file in files {
-        for certificate in certificates(file)? {
-            roots.add(certificate).map_err(|error| {
-                settings(format!("{} holds no authority: {error}", file.display()))
-            })?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| settings(format!("TLS cannot be set up: {error}")))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, PullError> {
-    let unusable = |problem: &dyn std::fmt::Display| {
-        settings(format!(
-            "the authorities in {} cannot be used: {problem}",
-            file.display()
-        ))
-    };
-    let certificates = CertificateDer::pem_file_iter(file)
-        .map_err(|error| unusable(&error))?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| unusable(&error))?;
-    match certificates.is_empty() {
-        true => Err(unusable(&"the file has no certificate in PEM form")),
-        false => Ok(certificates),
-    }
+/// The error of a connection that brings nothing, or next to nothing.
+pub(super) fn too_slow(host: String, what: &str) -> Next {
+    let what = what.to_owned();
+    Next::Retry(Box::new(PullError::TooSlow { host, what }), None)
 }
 
 impl Retries {

@@ -41,7 +41,13 @@ pub enum PullError {
         detail: String,
     },
     /// The registry does not have it (404).
-    #[error("{registry} has no {what} of it (404){detail}: check the image's name and tag")]
+    #[error(
+        "{registry} has no {what} of it (404){detail}: {}",
+        match what.as_str() {
+            "manifest" => "check the image's name and tag",
+            _ => "its copy is incomplete, push the image again",
+        }
+    )]
     NotFound {
         /// The registry.
         registry: String,
@@ -112,6 +118,16 @@ pub enum PullError {
         /// The reason.
         source: reqwest::Error,
     },
+    /// A connection that brings nothing, or next to nothing.
+    #[error(
+        "{host} sends nothing of the {what}, or next to nothing: try again later; what came of layers is kept"
+    )]
+    TooSlow {
+        /// The host.
+        host: String,
+        /// What was asked for.
+        what: String,
+    },
     /// Its certificate is not signed by anybody who is trusted here.
     #[error(
         "the certificate of {host} is signed by an authority that is not trusted here: if it is the right one, give its \
@@ -144,7 +160,8 @@ pub enum PullError {
     /// A blob is not what its digest says.
     #[error(
         "the {what} has the digest {found:?} instead of {expected:?}: the registry, or something on the way to it, \
-         changed it; nothing of it is kept"
+         changed it; nothing of it is kept, so pull again, \
+         and tell who runs the registry if it stays so"
     )]
     Digest {
         /// Which blob.
@@ -156,7 +173,8 @@ pub enum PullError {
     },
     /// A blob is longer or shorter than the manifest says.
     #[error(
-        "the {what} has {found} bytes instead of {expected}: the registry's copy is damaged; nothing of it is kept"
+        "the {what} has {found} bytes instead of {expected}: the registry's copy is damaged, push the image again; nothing of \
+         it is kept"
     )]
     Size {
         /// Which blob.

@@ -221,6 +221,52 @@ fn damage_is_named_and_repaired_by_publishing_again() {
 }
 
 #[test]
+fn a_disk_that_somebody_is_about_to_name_stays_when_its_other_name_is_removed() {
+    let (dir, store) = store();
+    let disk = dir.path().join("disk");
+    fs::write(&disk, squashfs(1)).unwrap();
+    let options = crate::ImportOptions {
+        name: Some("first".parse().unwrap()),
+        ..crate::ImportOptions::default()
+    };
+    let first = store.import(&disk, &options).unwrap();
+    let made = || crate::import::Made {
+        recipe: "recipe".into(),
+        origin: "o".into(),
+        config: ImageConfig::default(),
+    };
+    let build = |to: &Path| fs::write(to, squashfs(2)).map_err(Error::io("write", to));
+    let second = store
+        .keep("second".parse().unwrap(), made(), None, build)
+        .unwrap();
+    store.remove_image(&first.name).unwrap();
+    let known = store.made_by("recipe").unwrap();
+    store.remove_image(&second.name).unwrap();
+    let third = store
+        .keep("third".parse().unwrap(), made(), known, |_| {
+            panic!("it is known")
+        })
+        .unwrap();
+    assert!(!third.is_new);
+    assert_eq!(
+        fs::read(store.root_disk("third").unwrap().path).unwrap(),
+        squashfs(2)
+    );
+    store.remove_image(&third.name).unwrap();
+    assert_eq!(files(&store, "files"), 0);
+}
+
+#[test]
+fn what_this_user_may_not_do_is_told_as_that() {
+    let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+    let error = Error::io("open", Path::new("/store/lock"))(denied).to_string();
+    assert!(
+        error.contains("/store/lock") && error.contains("MSB_HOME"),
+        "{error}"
+    );
+}
+
+#[test]
 fn given_files_win_over_stored_ones_and_are_checked() {
     let (dir, store) = store();
     let file = |name: &str, bytes: &[u8]| {

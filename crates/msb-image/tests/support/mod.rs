@@ -264,6 +264,10 @@ impl Layout {
         .to_string()
     }
 
+    pub(crate) fn config_digest(&self) -> String {
+        Digest::of(self.config().as_bytes()).to_string()
+    }
+
     /// Writes all of it.
     pub(crate) fn write(&mut self) {
         let blobs = self.dir.join("blobs/sha256");

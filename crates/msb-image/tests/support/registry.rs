@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::Future as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use msb_image::Digest;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 /// What is done wrong, to requests whose path has `path` in it, so many times.
@@ -36,6 +39,18 @@ pub(crate) enum Wrong {
     Changed(fn(Vec<u8>) -> Vec<u8>),
     /// All of it, whatever range was asked for.
     Whole,
+    /// No more than so many bytes of what was asked for, said to be that.
+    Part(usize),
+    /// A part that begins behind what was asked for, said to be that.
+    Elsewhere,
+    /// 403 with what authorized the request in its words.
+    Repeats,
+    /// All of it without saying how much that is; it ends after so many bytes.
+    Unmeasured(usize),
+    /// This status and announced length, so many bytes of it, and nothing ever after.
+    Silence(u16, u64, usize),
+    /// A byte now and then, for ever.
+    Drip(Duration),
 }
 
 /// Whom it lets in.
@@ -178,12 +193,49 @@ impl Shared {
         if let Some(Wrong::Changed(change)) = wrong {
             bytes = change(bytes);
         }
+        match wrong {
+            Some(Wrong::Silence(status, announced, len)) => {
+                let fields = [("content-length", announced.to_string()), range_of(&range)];
+                let mut response = answer(status, &fields, vec![b' '; len]);
+                let body = response.body_mut();
+                (body.announced, body.end) = (None, End::Never);
+                return response;
+            }
+            Some(Wrong::Repeats) => {
+                let body = format!(r#"{{"errors":[{{"message":"not you: {authorization}"}}]}}"#);
+                return answer(403, &[], body.into());
+            }
+            Some(Wrong::Drip(every)) => {
+                let mut response = answer(200, &[("content-type", media_type)], Vec::new());
+                response.body_mut().announced = None;
+                response.body_mut().end = End::Drip(every, None);
+                return response;
+            }
+            Some(Wrong::Unmeasured(len)) => {
+                bytes.truncate(len);
+                let mut response = answer(200, &[], bytes);
+                response.body_mut().announced = None;
+                return response;
+            }
+            _ => {}
+        }
         let from: usize = range
             .strip_prefix("bytes=")
             .and_then(|range| range.strip_suffix('-')?.parse().ok())
             .unwrap_or(0);
         let mut fields = vec![("content-type", media_type)];
         let mut status = 200;
+        let part = match wrong {
+            Some(Wrong::Part(len)) => Some((from, len)),
+            Some(Wrong::Elsewhere) => Some((from + 100, usize::MAX)),
+            _ => None,
+        };
+        if let Some((from, len)) = part {
+            let all = bytes.len();
+            let to = from.saturating_add(len).min(all);
+            fields.push(("content-range", format!("bytes {from}-{}/{all}", to - 1)));
+            return answer(206, &fields, bytes[from..to].to_vec());
+        }
         if from > 0 && !matches!(wrong, Some(Wrong::Whole)) {
             if from >= bytes.len() {
                 return answer(416, &[], Vec::new());
@@ -198,7 +250,7 @@ impl Shared {
             bytes.truncate(len);
             let mut response = answer(status, &fields, bytes);
             let body = response.body_mut();
-            (body.announced, body.is_cut) = (announced, true);
+            (body.announced, body.end) = (Some(announced), End::Cut);
             return response;
         }
         answer(status, &fields, bytes)
@@ -276,6 +328,12 @@ impl Shared {
     }
 }
 
+/// That the answer is the rest that was asked for.
+fn range_of(range: &str) -> (&'static str, String) {
+    let from = range.trim_start_matches("bytes=").trim_end_matches('-');
+    ("content-range", format!("bytes {from}-/*"))
+}
+
 fn answer(status: u16, fields: &[(&'static str, String)], body: Vec<u8>) -> Response<Pieces> {
     let mut response = Response::builder().status(status);
     for (name, value) in fields {
@@ -285,20 +343,27 @@ fn answer(status: u16, fields: &[(&'static str, String)], body: Vec<u8>) -> Resp
     let pieces = body.chunks(16 << 10).map(Bytes::copy_from_slice).collect();
     let body = Pieces {
         pieces,
-        announced,
-        is_cut: false,
+        announced: Some(announced),
+        end: End::Right,
         waits: 2,
     };
     response.body(body).expect("an answer")
 }
 
-/// A body that may end before its time.
+/// A body that may end before its time, or not at all.
 pub(crate) struct Pieces {
     pieces: VecDeque<Bytes>,
-    announced: usize,
-    is_cut: bool,
+    announced: Option<usize>,
+    end: End,
     /// How often it waits before it is cut, so that what came before is sent.
     waits: usize,
+}
+
+enum End {
+    Right,
+    Cut,
+    Never,
+    Drip(Duration, Option<Pin<Box<Sleep>>>),
 }
 
 impl Body for Pieces {
@@ -309,19 +374,32 @@ impl Body for Pieces {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        Poll::Ready(match self.pieces.pop_front() {
-            Some(piece) => Some(Ok(Frame::data(piece))),
-            None if self.is_cut && self.waits > 0 => {
+        if let Some(piece) = self.pieces.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        let is_waiting = self.waits > 0;
+        match &mut self.end {
+            End::Right => Poll::Ready(None),
+            End::Cut if is_waiting => {
                 self.waits -= 1;
                 context.waker().wake_by_ref();
-                return Poll::Pending;
+                Poll::Pending
             }
-            None if self.is_cut => Some(Err(std::io::ErrorKind::ConnectionReset.into())),
-            None => None,
-        })
+            End::Cut => Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into()))),
+            End::Never => Poll::Pending,
+            End::Drip(every, sleep) => {
+                let waiting = sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(*every)));
+                std::task::ready!(waiting.as_mut().poll(context));
+                *sleep = None;
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b" ")))))
+            }
+        }
     }
 
     fn size_hint(&self) -> hyper::body::SizeHint {
-        hyper::body::SizeHint::with_exact(self.announced as u64)
+        self.announced
+            .map_or_else(hyper::body::SizeHint::default, |announced| {
+                hyper::body::SizeHint::with_exact(announced as u64)
+            })
     }
 }

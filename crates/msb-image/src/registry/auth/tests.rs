@@ -97,7 +97,13 @@ async fn files_that_cannot_be_used_are_named_and_not_shown() {
             "{error}"
         );
     }
-    assert_eq!(found("{}", "q.io/a").await, Ok(None));
+    for empty in [
+        "{}",
+        r#"{"auths":null,"credHelpers":null,"credsStore":null}"#,
+        r#"{"auths":{},"credHelpers":{},"credsStore":""}"#,
+    ] {
+        assert_eq!(found(empty, "q.io/a").await, Ok(None), "{empty}");
+    }
 }
 
 #[tokio::test]
@@ -189,4 +195,6 @@ fn credentials_are_not_shown() {
         credentials.redact("no s3cret here, s3cret"),
         "no *** here, ***"
     );
+    let header = format!("Basic {}", encoded("u", "s3cret"));
+    assert_eq!(credentials.redact(&header), "Basic ***");
 }

@@ -1,5 +1,6 @@
 //! Waits, forms and addresses.
 
+use super::super::token::form;
 use super::*;
 
 #[test]
@@ -9,6 +10,7 @@ fn waits_double_up_to_a_bound_and_are_the_registrys_own_where_it_says_so() {
         attempts: 4,
         first_wait: second(1),
         longest_wait: second(5),
+        ..Retries::default()
     };
     let waits: Vec<_> = (1..6).map(|attempt| retries.wait(attempt, None)).collect();
     let expected = [Some(1), Some(2), Some(4), Some(5), None].map(|wait| wait.map(second));
@@ -56,6 +58,97 @@ fn this_machines_addresses_are_known() {
         ("http://example.com/127.0.0.1", false),
     ] {
         assert_eq!(is_loopback(&Url::parse(text).unwrap()), expected, "{text}");
+    }
+}
+
+#[test]
+fn ways_into_this_machine_are_known_however_they_are_written() {
+    for (text, expected) in [
+        ("https://localhost/", true),
+        ("https://LOCALHOST./", true),
+        ("https://a.localhost/", true),
+        ("https://127.1/", true),
+        ("https://0x7f000001/", true),
+        ("https://0.0.0.0:6443/", true),
+        ("https://[::]/", true),
+        ("https://[::1]/", true),
+        ("https://[::ffff:127.0.0.1]/", true),
+        ("https://localhost.example.com/", false),
+        ("https://10.0.0.1/", false),
+        ("https://[2001:db8::1]/", false),
+    ] {
+        assert_eq!(leads_inward(&Url::parse(text).unwrap()), expected, "{text}");
+    }
+}
+
+#[test]
+fn insecure_registries_are_hosts_at_one_port_or_the_usual_ones() {
+    #[track_caller]
+    fn check(text: &str, urls: &[&str]) {
+        let insecure = Insecure::parse(text).unwrap_or_else(|error| panic!("{error}"));
+        let all = [
+            "https://q.io/",
+            "http://q.io/",
+            "http://q.io:443/",
+            "http://q.io:5000/",
+            "https://q.io:5000/",
+            "http://[2001:db8::1]:5000/",
+            "http://[2001:db8::1]/",
+        ];
+        let is = |url: &&str| insecure.is(&Url::parse(url).unwrap());
+        let found: Vec<_> = all.into_iter().filter(is).collect();
+        assert_eq!(found, urls, "{text}");
+    }
+    check(
+        "q.io",
+        &["https://q.io/", "http://q.io/", "http://q.io:443/"],
+    );
+    check(
+        "Q.io",
+        &["https://q.io/", "http://q.io/", "http://q.io:443/"],
+    );
+    check("q.io:80", &["http://q.io/"]);
+    check("q.io:443", &["https://q.io/", "http://q.io:443/"]);
+    check("q.io:5000", &["http://q.io:5000/", "https://q.io:5000/"]);
+    check("[2001:db8::1]:5000", &["http://[2001:db8::1]:5000/"]);
+    check("[2001:db8::1]", &["http://[2001:db8::1]/"]);
+    check("example.com", &[]);
+    for wrong in [
+        "",
+        "http://q.io",
+        "q.io/",
+        "q.io/team",
+        "u@q.io",
+        "q.io:x",
+        "q.io:99999",
+        " q.io",
+        "q.io?",
+        "q io",
+    ] {
+        assert!(Insecure::parse(wrong).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_registrys_port_is_the_one_that_was_written_whatever_the_scheme() {
+    for (reference, https, http) in [
+        ("q.io/a", "https://q.io/v2/", "http://q.io/v2/"),
+        ("q.io:443/a", "https://q.io/v2/", "http://q.io:443/v2/"),
+        ("q.io:80/a", "https://q.io:80/v2/", "http://q.io/v2/"),
+        (
+            "q.io:5000/a",
+            "https://q.io:5000/v2/",
+            "http://q.io:5000/v2/",
+        ),
+        (
+            "debian",
+            "https://registry-1.docker.io/v2/",
+            "http://registry-1.docker.io/v2/",
+        ),
+    ] {
+        let reference = reference.parse().unwrap();
+        assert_eq!(base("https", &reference).unwrap().as_str(), https);
+        assert_eq!(base("http", &reference).unwrap().as_str(), http);
     }
 }
 
