@@ -321,7 +321,12 @@ fn recognise(path: &Path) -> Result<Input, ImportError> {
 
 fn plain(path: &Path, input: &Input, disk: &Path) -> Result<(), ImportError> {
     let Input::File = input else {
-        return pack::directory(path, disk);
+        // Whatever it is called, it is no option.
+        let path = std::path::absolute(path).map_err(|source| ImportError::Read {
+            what: "it".into(),
+            source,
+        })?;
+        return pack::directory(&path, disk);
     };
     let read = |source| ImportError::Read {
         what: "it".into(),
