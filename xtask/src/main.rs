@@ -27,7 +27,8 @@ Usage: cargo xtask TASK
   image [--force]    fetch or build guest kernel, initramfs and the root disk `base`
   net-tools          unpack the programs that tests of msb-net run and this machine lacks, below target/net-tools
   image-tools        the same for tests of msb-image: a registry, umoci and skopeo, below target/image-tools
-  test [--no-setup]  setup, image, net-tools, image-tools, then format, lints, docs and every test
+  trust-tools        the same for tests of msb-guest-trust: NSS's, below target/trust-tools
+  test [--no-setup]  setup, image and all of these tools, then format, lints, docs and every test
   tidy               check layers, lints, file heads and licences of the workspace
   demo               setup, image, then show a sandbox at work
   bench NAME [ARG..] setup, image, then run a benchmark
@@ -60,6 +61,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["image", "--force"] => image::run(image::Rebuild::Everything),
         ["net-tools"] => test::net_tools(),
         ["image-tools"] => test::image_tools().map(drop),
+        ["trust-tools"] => test::trust_tools(),
         ["test"] => test::run(test::Prepare::Everything),
         ["test", "--no-setup"] => test::run(test::Prepare::Nothing),
         ["tidy"] => tidy::run(),

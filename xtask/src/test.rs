@@ -58,6 +58,15 @@ const IMAGE_TOOLS: &[Program] = &[
 /// Where below the target directory those are that the machine lacks.
 const IMAGE_TOOLS_DIR: &str = "image-tools";
 
+/// Programs that tests of msb-guest-trust run: those of NSS on its databases, and the tool of distributions with p11-kit.
+const TRUST_TOOLS: &[Program] = &[
+    ("certutil", "libnss3-tools"),
+    ("modutil", "libnss3-tools"),
+    ("vfychain", "libnss3-tools"),
+];
+/// Where below the target directory those are that the machine lacks.
+const TRUST_TOOLS_DIR: &str = "trust-tools";
+
 /// Bounds what `cargo nextest` would bound for each test.
 const SUITE_AT_MOST: &str = "45m";
 const EXAMPLE_AT_MOST: &str = "5m";
@@ -67,7 +76,7 @@ pub(crate) fn run(prepare: Prepare) -> Result<()> {
     if prepare == Prepare::Everything {
         setup::run()?;
         image::run(Rebuild::WhatChanged)?;
-        for tools in [net_tools(), image_tools().map(drop)] {
+        for tools in [net_tools(), image_tools().map(drop), trust_tools()] {
             if let Err(error) = tools {
                 eprintln!("some tests will be skipped: {error:#}");
             }
@@ -148,6 +157,12 @@ pub(crate) fn image_tools() -> Result<PathBuf> {
     let dir = process::target_dir().join(IMAGE_TOOLS_DIR);
     unpack::prepare(&dir, IMAGE_TOOLS)?;
     Ok(dir.join("bin"))
+}
+
+/// Makes what is missing of the programs that msb-guest-trust's tests run available to them.
+pub(crate) fn trust_tools() -> Result<()> {
+    let dir = process::target_dir().join(TRUST_TOOLS_DIR);
+    unpack::prepare(&dir, TRUST_TOOLS)
 }
 
 /// Checks that passed, and what they left out.

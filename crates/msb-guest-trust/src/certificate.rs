@@ -7,7 +7,9 @@ use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+use crate::places::FILE_PREFIX;
 use crate::subject_hash;
+use crate::x509::Parts;
 
 /// The certificate of an authority. It is read far enough to be filed; whether it is valid is its maker's business.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,11 +25,11 @@ impl CaCertificate {
     /// # Errors
     /// [`Error::Der`] if the bytes are anything else, or more than one certificate.
     pub fn from_der(der: &[u8]) -> Result<Self, Error> {
-        let subject = subject_hash::subject(der).map_err(|error| Error::Der {
+        let parts = Parts::of(der).map_err(|error| Error::Der {
             reason: error.to_string(),
         })?;
         Ok(Self {
-            subject_hash: subject_hash::hash(subject),
+            subject_hash: subject_hash::hash(parts.subject.value()),
             fingerprint: Sha256::digest(der).into(),
             der: der.to_vec(),
         })
@@ -79,10 +81,20 @@ impl CaCertificate {
         pem(&self.der, "\n")
     }
 
-    /// Unlike for any other authority, short enough for a file name: 16 hexadecimal digits.
-    pub(crate) fn short_name(&self) -> String {
-        hexadecimal(&self.fingerprint[..8])
+    pub(crate) fn fingerprint_bytes(&self) -> &[u8; 32] {
+        &self.fingerprint
     }
+
+    /// What it is called among others: unlike any other authority, and short enough for a file name.
+    pub(crate) fn entry_name(&self) -> String {
+        format!("{FILE_PREFIX}{}", hexadecimal(&self.fingerprint[..8]))
+    }
+}
+
+/// Whether an entry of this name was made here, for whichever authority.
+pub(crate) fn is_entry_name(name: &str) -> bool {
+    name.strip_prefix(FILE_PREFIX)
+        .is_some_and(|rest| rest.len() == 16 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 pub(crate) fn pem(der: &[u8], line_end: &str) -> String {

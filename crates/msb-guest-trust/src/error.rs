@@ -4,6 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+/// Why a store that others made is left alone, for a [`Problem`].
+pub(crate) type Reason = &'static str;
+
 /// The authority that was passed in cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -116,6 +119,17 @@ pub enum Problem {
         /// Which of these.
         reason: &'static str,
     },
+    /// It is a database of NSS that cannot be changed: damaged, with a password, or not as NSS makes it.
+    Database {
+        /// Which of these.
+        reason: &'static str,
+    },
+    /// A program had it open when the image was made, and what that was writing is still beside it.
+    InUse,
+    /// There are more of its kind than are looked at.
+    TooMany,
+    /// What was read before it takes as much memory as all may.
+    TooMuch,
     /// It is of a kind that is not written here.
     NotWritten,
     /// The authority's subject has no hash: a string in it is not valid in its own encoding.
@@ -148,10 +162,16 @@ impl fmt::Display for Problem {
             Self::RelativePath => {
                 formatter.write_str("named by the environment by a path that is not absolute")
             }
-            Self::KeyStore { reason } => write!(formatter, "left alone: {reason}"),
-            Self::NotWritten => formatter.write_str(
-                "left alone: databases of this kind are not written; use `certutil -A` on it",
-            ),
+            Self::KeyStore { reason } | Self::Database { reason } => {
+                write!(formatter, "left alone: {reason}")
+            }
+            Self::InUse => formatter.write_str("left alone: it was not closed"),
+            Self::TooMany => {
+                formatter.write_str("left alone, as the rest of its kind: there are too many")
+            }
+            Self::TooMuch => formatter.write_str("left alone: the files before it are too large"),
+            Self::NotWritten => formatter
+                .write_str("left alone: databases of this old kind are not written; `certutil --upgrade-merge` makes it a new one"),
             Self::SubjectNotHashable => {
                 formatter.write_str("the authority's subject cannot be hashed")
             }

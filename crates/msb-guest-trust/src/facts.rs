@@ -16,7 +16,9 @@ pub struct Facts {
     pub(crate) new_bundles: Vec<(String, Result<PathBuf, Failure>)>,
     pub(crate) anchors: Vec<DirectoryFacts>,
     pub(crate) hashed: Vec<DirectoryFacts>,
-    pub(crate) key_stores: Vec<KeyStoreFacts>,
+    /// Key stores of Java.
+    pub(crate) key_stores: Vec<StoreFacts>,
+    pub(crate) nss_databases: Vec<NssFacts>,
     pub(crate) runtime: Result<PathBuf, Failure>,
     pub(crate) node_extra: Option<NodeExtra>,
     /// What could not be found out.
@@ -35,13 +37,22 @@ pub(crate) struct BundleFacts {
     pub(crate) blocked: Option<Problem>,
 }
 
-/// A key store of Java.
+/// A file of a kind that has to be edited.
 #[derive(Debug, Clone)]
-pub(crate) struct KeyStoreFacts {
+pub(crate) struct StoreFacts {
     pub(crate) path: PathBuf,
     pub(crate) content: Vec<u8>,
     /// Why it must not be changed.
     pub(crate) blocked: Option<Problem>,
+}
+
+/// A database of NSS.
+#[derive(Debug, Clone)]
+pub(crate) struct NssFacts {
+    /// `cert9.db`.
+    pub(crate) certificates: StoreFacts,
+    /// `key4.db`, which there may be none of.
+    pub(crate) keys: Option<StoreFacts>,
 }
 
 #[derive(Debug, Clone)]

@@ -6,14 +6,11 @@
 mod jks;
 mod pkcs12;
 
-use crate::certificate::CaCertificate;
-use crate::places::FILE_PREFIX;
+use crate::certificate::{CaCertificate, is_entry_name};
+use crate::error::Reason;
 
 /// What every Java is delivered with, and what everyone leaves as it is: the store holds nothing secret.
 const PASSWORD: &str = "changeit";
-
-/// Why a store is left alone.
-pub(crate) type Reason = &'static str;
 
 const OTHER_PASSWORD: Reason = "its password is not `changeit`";
 
@@ -29,16 +26,10 @@ pub(crate) fn with_entries(store: &[u8], cas: &[CaCertificate]) -> Result<Vec<u8
     }
 }
 
-fn alias(ca: &CaCertificate) -> String {
-    format!("{FILE_PREFIX}{}", ca.short_name())
-}
-
 /// Whether an entry of this name was made here, or by Debian's hook out of an anchor that was.
 fn is_our_alias(alias: &str) -> bool {
     let name = alias.strip_prefix("debian:").unwrap_or(alias);
-    let name = name.strip_suffix(".pem").unwrap_or(name);
-    name.strip_prefix(FILE_PREFIX)
-        .is_some_and(|rest| rest.len() == 16 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    is_entry_name(name.strip_suffix(".pem").unwrap_or(name))
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@
 //!   `update-ca-trust`. It carries the markers too: a bundle that such a tool puts together can still be cleaned.
 //! - One file and one `<hash>.N` link per authority in directories that are hashed.
 //! - One entry per authority in key stores of Java that have Java's own password or none, JKS or PKCS#12.
+//! - A certificate and its trust per authority in databases of NSS (`cert9.db`) whose password is empty.
 //! - Files below [`RUNTIME_DIRECTORY`], for the variables and for roots that cannot be written.
 //!
 //! # Limits
@@ -45,10 +46,11 @@
 //! - A file on another file system than the root's is never changed: it may be the host's, mounted into the guest.
 //! - Extended attributes of a replaced bundle are not kept, and a hard link to it keeps the former content.
 //! - What `update-ca-trust` puts together from an anchor has no markers: it is there until that is run again.
-//! - Databases of NSS are not written: one that is there is told as a failure.
+//! - Databases of NSS with a password, and those of the format before SQLite's (`cert8.db`), are told as failures.
 //! - An entry of a Java key store that `keytool` has since moved into an encrypted part is not found again.
 #![forbid(unsafe_code)]
 
+mod asn1;
 mod block;
 mod certificate;
 mod environment;
@@ -56,10 +58,12 @@ mod error;
 mod facts;
 mod io;
 mod java;
+mod nss;
 mod places;
 mod plan;
 mod roots;
 mod subject_hash;
+mod x509;
 
 pub use certificate::CaCertificate;
 pub use environment::{Trusted, environment};

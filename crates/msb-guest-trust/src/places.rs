@@ -162,11 +162,28 @@ pub(crate) const KEY_STORES_OF_JAVA: &[&str] = &[
     "jre/lib/security/cacerts",
 ];
 
-/// A database of NSS, in the directories where it looks for one.
-pub(crate) const NSS_DATABASE: &str = "cert9.db";
+/// A database of NSS, in the directories where it looks for one: certificates, and what they are trusted for.
+pub(crate) const NSS_CERTIFICATES: &str = "cert9.db";
+/// Keys, and what signs the trust.
+pub(crate) const NSS_KEYS: &str = "key4.db";
+/// The format before that of SQLite. NSS reads it only where there is no other.
+pub(crate) const NSS_OLD: &str = "cert8.db";
+/// What SQLite leaves beside a database that was not closed.
+pub(crate) const NSS_JOURNALS: &[&str] = &[
+    "cert9.db-journal",
+    "cert9.db-wal",
+    "key4.db-journal",
+    "key4.db-wal",
+];
 /// What all users share.
 pub(crate) const NSS_OF_SYSTEM: &str = "/etc/pki/nssdb";
-/// Below a user's home.
-pub(crate) const NSS_OF_USER: &str = ".pki/nssdb";
-/// Where this is, NSS reads the distribution's anchors by itself, through p11-kit.
-pub(crate) const NSS_READS_ANCHORS: &str = "/etc/pki/ca-trust/source";
+/// Below a user's home: Chromium and its kin, and whoever else asks NSS for the user's.
+pub(crate) const NSS_OF_USER: &[&str] = &[".pki/nssdb", ".local/share/pki/nssdb"];
+/// Below a user's home: directories whose entries are profiles, each with a database.
+pub(crate) const NSS_PROFILES: &[&str] = &[
+    ".mozilla/firefox",
+    ".config/mozilla/firefox",
+    "snap/firefox/common/.mozilla/firefox",
+    ".var/app/org.mozilla.firefox/.mozilla/firefox",
+    ".thunderbird",
+];

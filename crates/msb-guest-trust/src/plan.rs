@@ -7,12 +7,13 @@ use std::sync::Arc;
 use crate::block;
 use crate::certificate::CaCertificate;
 use crate::error::{Failure, Problem, Purpose};
-use crate::facts::{BundleFacts, DirectoryFacts, Facts, KeyStoreFacts};
-use crate::java;
+use crate::facts::{BundleFacts, DirectoryFacts, Facts};
 use crate::places::{
     FILE_PREFIX, RUNTIME_BUNDLE, RUNTIME_CA_FILE, RUNTIME_DIRECTORY, RUNTIME_NODE_EXTRA,
 };
 use crate::roots;
+
+mod stores;
 
 /// What the guest is to trust.
 #[derive(Debug, Clone, Copy)]
@@ -126,6 +127,9 @@ pub fn plan(facts: &Facts, request: &TrustRequest<'_>) -> Plan {
     }
     for store in &facts.key_stores {
         planner.key_store(store);
+    }
+    for database in &facts.nss_databases {
+        planner.nss_database(database);
     }
     planner.node_extra();
     planner.plan
@@ -389,23 +393,6 @@ impl Planner<'_> {
         Some(needs)
     }
 
-    fn key_store(&mut self, store: &KeyStoreFacts) {
-        let problem = match java::with_entries(&store.content, self.for_clients) {
-            Ok(content) if content == store.content => return,
-            Ok(content) if store.blocked.is_none() => {
-                self.write(store.path.clone(), Purpose::KeyStore, content);
-                return;
-            }
-            Ok(_) => store.blocked.clone(),
-            // Where nothing is to be trusted, it matters only if there was anything of a former boot.
-            Err(_) if !self.plan.requested => None,
-            Err(reason) => Some(Problem::KeyStore { reason }),
-        };
-        if let Some(problem) = problem {
-            self.fail(&store.path, Purpose::KeyStore, problem);
-        }
-    }
-
     fn node_extra(&mut self) {
         let (Some(extra), Ok(directory)) = (&self.facts.node_extra, &self.facts.runtime) else {
             return;
@@ -452,5 +439,5 @@ impl Plan {
 }
 
 fn file_name(ca: &CaCertificate, extension: &str) -> String {
-    format!("{FILE_PREFIX}{}.{extension}", ca.short_name())
+    format!("{}.{extension}", ca.entry_name())
 }

@@ -5,38 +5,12 @@
 //! are trimmed and runs of them made one, and the outer SEQUENCE header is left out.
 
 use der::asn1::AnyRef;
-use der::{Decode, Encode, Header, Length, Reader, SliceReader, Tag, Tagged};
+use der::{Decode, Encode, Reader, SliceReader, Tag, Tagged};
 use sha1::{Digest, Sha1};
 
-/// Where the subject's name lies in a certificate: the value of its SEQUENCE.
-///
-/// # Errors
-/// The bytes are not one certificate, as far as the subject.
-pub(crate) fn subject(certificate: &[u8]) -> der::Result<&[u8]> {
-    let whole = AnyRef::from_der(certificate)?;
-    whole.tag().assert_eq(Tag::Sequence)?;
-    let mut fields = SliceReader::new(whole.value())?;
-    let signed = AnyRef::decode(&mut fields)?;
-    signed.tag().assert_eq(Tag::Sequence)?;
+use crate::asn1::tlv;
 
-    let mut fields = SliceReader::new(signed.value())?;
-    let version_or_serial = AnyRef::decode(&mut fields)?;
-    if version_or_serial.tag().is_context_specific() {
-        AnyRef::decode(&mut fields)?.tag().assert_eq(Tag::Integer)?;
-    } else {
-        version_or_serial.tag().assert_eq(Tag::Integer)?;
-    }
-    for _algorithm_issuer_validity in 0..3 {
-        AnyRef::decode(&mut fields)?
-            .tag()
-            .assert_eq(Tag::Sequence)?;
-    }
-    let subject = AnyRef::decode(&mut fields)?;
-    subject.tag().assert_eq(Tag::Sequence)?;
-    Ok(subject.value())
-}
-
-/// The hash of a subject that [`subject`] found. `None` if a string in it is not valid in its own encoding.
+/// The hash of a subject, the value of its SEQUENCE. `None` if a string in it is not valid in its own encoding.
 pub(crate) fn hash(subject: &[u8]) -> Option<u32> {
     let digest = Sha1::digest(canonical(subject)?);
     Some(u32::from_le_bytes([
@@ -57,7 +31,7 @@ fn canonical(subject: &[u8]) -> Option<Vec<u8>> {
         }
         // Making strings canonical can change the order that DER asks of a set.
         attributes.sort();
-        emit(Tag::Set, &attributes.concat(), &mut encoded)?;
+        encoded.extend(tlv(Tag::Set, &attributes.concat()).ok()?);
     }
     Some(encoded)
 }
@@ -68,12 +42,10 @@ fn canonical_attribute(attribute: AnyRef<'_>) -> Option<Vec<u8>> {
     let value = AnyRef::decode(&mut fields).ok()?;
     let mut content = kind.to_der().ok()?;
     match text(value)? {
-        Text::String(string) => emit(Tag::Utf8String, &fold(&string), &mut content)?,
+        Text::String(string) => content.extend(tlv(Tag::Utf8String, &fold(&string)).ok()?),
         Text::Other => content.extend(value.to_der().ok()?),
     }
-    let mut encoded = Vec::new();
-    emit(Tag::Sequence, &content, &mut encoded)?;
-    Some(encoded)
+    tlv(Tag::Sequence, &content).ok()
 }
 
 enum Text {
@@ -116,11 +88,4 @@ fn fold(string: &str) -> Vec<u8> {
         .map(<[u8]>::to_ascii_lowercase)
         .collect::<Vec<_>>()
         .join(&b' ')
-}
-
-pub(crate) fn emit(tag: Tag, value: &[u8], encoded: &mut Vec<u8>) -> Option<()> {
-    let header = Header::new(tag, Length::try_from(value.len()).ok()?);
-    encoded.extend(header.to_der().ok()?);
-    encoded.extend_from_slice(value);
-    Some(())
 }

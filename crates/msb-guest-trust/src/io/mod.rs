@@ -6,5 +6,6 @@
 )]
 
 pub(crate) mod apply;
+mod nss;
 mod read;
 mod tree;

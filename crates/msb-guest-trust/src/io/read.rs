@@ -1,22 +1,21 @@
 //! Reads the facts from a mounted root.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::tree::{Place, Tree};
+use crate::certificate::is_entry_name;
 use crate::environment::BUNDLE_VARIABLES;
 use crate::error::{Failure, Problem, Purpose};
-use crate::facts::{BundleFacts, DirectoryFacts, Facts, KeyStoreFacts, NodeExtra};
+use crate::facts::{BundleFacts, DirectoryFacts, Facts, NodeExtra, StoreFacts};
 use crate::places::{
-    ANCHOR_DIRECTORIES, AnchorDirectory, BUNDLES, FILE_PREFIX, HASHED_DIRECTORIES, JAVA_PARENTS,
-    KEY_STORES, KEY_STORES_OF_JAVA, NEW_BUNDLES, NSS_DATABASE, NSS_OF_SYSTEM, NSS_OF_USER,
-    NSS_READS_ANCHORS, RUNTIME_DIRECTORY,
+    ANCHOR_DIRECTORIES, AnchorDirectory, BUNDLES, HASHED_DIRECTORIES, JAVA_PARENTS, KEY_STORES,
+    KEY_STORES_OF_JAVA, NEW_BUNDLES, RUNTIME_DIRECTORY,
 };
 
-/// More than anyone has versions of Java.
-const MAX_ENTRIES: usize = 256;
+/// More than anyone has versions of Java, users, or profiles of a browser.
+pub(super) const MAX_ENTRIES: usize = 256;
 
 impl Facts {
     /// Looks at the root whose guest has no variables yet. See [`Facts::read_with`].
@@ -40,6 +39,7 @@ impl Facts {
             anchors: Vec::new(),
             hashed: Vec::new(),
             key_stores: Vec::new(),
+            nss_databases: Vec::new(),
             runtime: match tree.find(Path::new(RUNTIME_DIRECTORY)) {
                 Ok(place) => Ok(place.path),
                 Err(error) => Err(failure(
@@ -65,7 +65,7 @@ impl Facts {
             facts.read_hashed(&tree, name);
         }
         facts.read_key_stores(&tree, existing("JAVA_HOME").as_deref());
-        facts.find_nss_databases(&tree);
+        facts.read_nss_databases(&tree);
         if let Some(value) = existing("NODE_EXTRA_CA_CERTS").filter(|value| !value.is_empty()) {
             facts.read_node_extra(&tree, value);
         }
@@ -238,47 +238,13 @@ impl Facts {
             {
                 continue;
             }
-            match tree.read(&place) {
-                Ok(content) => self.key_stores.push(KeyStoreFacts {
-                    blocked: tree.blocked(place.path.parent().unwrap_or(&place.path)),
-                    path: place.path,
-                    content,
-                }),
+            match store(tree, place) {
+                Ok(store) => self.key_stores.push(store),
                 Err(problem) => self.failures.push(Failure {
                     path: name,
                     purpose: Purpose::KeyStore,
                     problem,
                 }),
-            }
-        }
-    }
-
-    fn find_nss_databases(&mut self, tree: &Tree) {
-        let users = tree
-            .find(Path::new("/etc/passwd"))
-            .ok()
-            .and_then(|place| tree.read(&place).ok())
-            .unwrap_or_default();
-        let users = String::from_utf8_lossy(&users).into_owned();
-        let homes = users.lines().take(MAX_ENTRIES);
-        let homes = homes.filter_map(|line| line.split(':').nth(5));
-        let mut homes: Vec<_> = homes.filter(|home| home.starts_with('/')).collect();
-        homes.push("/root");
-        homes.sort_unstable();
-        homes.dedup();
-        let of_users = homes
-            .into_iter()
-            .map(|home| Path::new(home).join(NSS_OF_USER));
-        let of_system =
-            Some(PathBuf::from(NSS_OF_SYSTEM)).filter(|_| !tree.exists(NSS_READS_ANCHORS));
-        for directory in of_system.into_iter().chain(of_users) {
-            let path = directory.join(NSS_DATABASE);
-            if tree.find(&path).is_ok_and(|place| place.metadata.is_some()) {
-                self.failures.push(Failure {
-                    path,
-                    purpose: Purpose::NssDatabase,
-                    problem: Problem::NotWritten,
-                });
             }
         }
     }
@@ -302,9 +268,18 @@ impl Facts {
     }
 }
 
+/// A file that has to be edited.
+pub(super) fn store(tree: &Tree, place: Place) -> Result<StoreFacts, Problem> {
+    Ok(StoreFacts {
+        content: tree.read(&place)?,
+        blocked: tree.blocked(place.path.parent().unwrap_or(&place.path)),
+        path: place.path,
+    })
+}
+
 /// What is in a directory, in order, or the first of it: an image may hold any number.
-fn entries(tree: &Tree, directory: &str) -> Vec<PathBuf> {
-    let Ok(place) = tree.find(Path::new(directory)) else {
+pub(super) fn entries(tree: &Tree, directory: impl AsRef<Path>) -> Vec<PathBuf> {
+    let Ok(place) = tree.find(directory.as_ref()) else {
         return Vec::new();
     };
     let found = fs::read_dir(tree.outside(&place.path))
@@ -339,16 +314,6 @@ fn is_hash_name(name: &str) -> bool {
 
 /// `msb-ca-<16 hexadecimal digits>.crt` or `.pem`.
 fn is_our_name(name: &str) -> bool {
-    let Some(rest) = name.strip_prefix(FILE_PREFIX) else {
-        return false;
-    };
-    let path = Path::new(rest);
-    let is_ours =
-        |stem: &str| stem.len() == 16 && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
-    path.file_stem()
-        .and_then(OsStr::to_str)
-        .is_some_and(is_ours)
-        && path
-            .extension()
-            .is_some_and(|extension| extension == "crt" || extension == "pem")
+    name.rsplit_once('.')
+        .is_some_and(|(stem, extension)| is_entry_name(stem) && matches!(extension, "crt" | "pem"))
 }

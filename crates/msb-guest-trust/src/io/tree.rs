@@ -1,5 +1,6 @@
 //! A mounted root seen as the guest sees it: links are resolved inside it and never lead out of it.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
@@ -14,10 +15,14 @@ const MAX_LINKS: usize = 40;
 
 /// Far more than any bundle: Mozilla's, with all roots there are, is 220 KiB.
 const MAX_FILE_BYTES: u64 = 16 << 20;
+/// All is in memory at once, which a guest has little of.
+const MAX_TOTAL_BYTES: u64 = 64 << 20;
 
 pub(crate) struct Tree {
     root: PathBuf,
     device: Option<u64>,
+    /// How much has been read, at most [`MAX_TOTAL_BYTES`].
+    read_bytes: Cell<u64>,
 }
 
 /// A place in the tree: its path as the guest would write it, without links, and what is there.
@@ -32,6 +37,7 @@ impl Tree {
         Self {
             root: root.to_owned(),
             device,
+            read_bytes: Cell::new(0),
         }
     }
 
@@ -100,6 +106,11 @@ impl Tree {
         if metadata.len() > MAX_FILE_BYTES {
             return Err(too_large(metadata.len()));
         }
+        let total = self.read_bytes.get() + metadata.len();
+        if total > MAX_TOTAL_BYTES {
+            return Err(Problem::TooMuch);
+        }
+        self.read_bytes.set(total);
         let mut content = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
         fs::File::open(self.outside(&place.path))
             .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content))

@@ -9,8 +9,9 @@
 
 use sha1::{Digest, Sha1};
 
-use super::{OTHER_PASSWORD, PASSWORD, Reason, alias, is_our_alias};
+use super::{OTHER_PASSWORD, PASSWORD, is_our_alias};
 use crate::certificate::CaCertificate;
+use crate::error::Reason;
 
 const HEADER_BYTES: usize = 12;
 const DIGEST_BYTES: usize = 20;
@@ -80,7 +81,7 @@ fn emit(store: &mut Vec<u8>, version: u32, ca: &CaCertificate) -> Result<(), Rea
         Ok::<_, Reason>(())
     };
     store.extend(TRUSTED.to_be_bytes());
-    text(store, &alias(ca))?;
+    text(store, &ca.entry_name())?;
     store.extend(0_u64.to_be_bytes());
     if version == 2 {
         text(store, "X.509")?;

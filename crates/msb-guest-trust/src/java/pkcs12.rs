@@ -4,16 +4,17 @@
 //! mixture. Ours is a part of its own that is not encrypted: so nothing has to be decrypted to add it, and programs that
 //! open the store without a password, as Java's own TLS does, see it in any case.
 
-use der::asn1::{AnyRef, ObjectIdentifier};
-use der::{Decode, Encode, Reader as _, SliceReader, Tag, TagNumber, Tagged};
+use der::{Encode, Tag};
 use hmac::digest::block_api::EagerHash;
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use sha2::Sha256;
 
-use super::{OTHER_PASSWORD, PASSWORD, Reason, alias, is_our_alias};
+use super::{OTHER_PASSWORD, PASSWORD, is_our_alias};
+use crate::asn1::{Damaged, EXPLICIT, Fields, encoded, oid, one, tlv};
 use crate::certificate::CaCertificate;
-use crate::subject_hash::{emit, two_byte_characters};
+use crate::error::Reason;
+use crate::subject_hash::two_byte_characters;
 
 const DATA: &str = "1.2.840.113549.1.7.1";
 const CERTIFICATE_BAG: &str = "1.2.840.113549.1.12.10.1.3";
@@ -30,13 +31,11 @@ const MAX_ITERATIONS: u32 = 200_000;
 /// Of SHA-1 and SHA-256.
 const BLOCK_BYTES: usize = 64;
 
-const DAMAGED: Reason = "it is a damaged PKCS#12 key store, or not in DER";
-
 pub(super) fn with_entries(store: &[u8], cas: &[CaCertificate]) -> Result<Vec<u8>, Reason> {
     let mut fields = Fields::of(one(store, Tag::Sequence)?)?;
     let version = fields.value(Tag::Integer)?;
     if version != [3] {
-        return Err(DAMAGED);
+        return Err(Damaged.into());
     }
     let mut content = Fields::of(fields.value(Tag::Sequence)?)?;
     if content.value(Tag::ObjectIdentifier)? != oid(DATA).as_bytes() {
@@ -60,7 +59,7 @@ pub(super) fn with_entries(store: &[u8], cas: &[CaCertificate]) -> Result<Vec<u8
     if let Some(mac) = mac {
         body.extend(mac.emit(&mac.of(&edited)?)?);
     }
-    tlv(Tag::Sequence, &body)
+    Ok(tlv(Tag::Sequence, &body)?)
 }
 
 /// The parts without our bags, and behind them one with a bag for each authority that the others do not show.
@@ -69,7 +68,7 @@ fn edit_parts(parts: &[u8], cas: &[CaCertificate]) -> Result<Vec<u8>, Reason> {
     let mut there = Vec::new();
     let mut parts = Fields::of(parts)?;
     while let Some(part) = parts.optional()? {
-        let whole = part.to_der().map_err(|_| DAMAGED)?;
+        let whole = part.to_der().map_err(|_| Damaged)?;
         let mut fields = Fields::of(part.value())?;
         if fields.value(Tag::ObjectIdentifier)? != oid(DATA).as_bytes() {
             edited.extend(whole);
@@ -88,7 +87,7 @@ fn edit_parts(parts: &[u8], cas: &[CaCertificate]) -> Result<Vec<u8>, Reason> {
                 continue;
             }
             there.extend(found.trusted);
-            kept.extend(bag.to_der().map_err(|_| DAMAGED)?);
+            kept.extend(bag.to_der().map_err(|_| Damaged)?);
         }
         match (dropped, kept.is_empty()) {
             (false, _) => edited.extend(whole),
@@ -107,23 +106,22 @@ fn edit_parts(parts: &[u8], cas: &[CaCertificate]) -> Result<Vec<u8>, Reason> {
 }
 
 /// A part that is not encrypted.
-fn part_of(bags: &[u8]) -> Result<Vec<u8>, Reason> {
+fn part_of(bags: &[u8]) -> Result<Vec<u8>, Damaged> {
     let octets = tlv(Tag::OctetString, &tlv(Tag::Sequence, bags)?)?;
-    tlv(
-        Tag::Sequence,
-        &[encoded(DATA)?, tlv(EXPLICIT, &octets)?].concat(),
-    )
+    let data = [encoded(DATA)?, tlv(EXPLICIT, &octets)?].concat();
+    tlv(Tag::Sequence, &data)
 }
 
-fn bag_of(ca: &CaCertificate) -> Result<Vec<u8>, Reason> {
+fn bag_of(ca: &CaCertificate) -> Result<Vec<u8>, Damaged> {
     let certificate = tlv(EXPLICIT, &tlv(Tag::OctetString, ca.der())?)?;
     let certificate = [encoded(X509_CERTIFICATE)?, certificate].concat();
     let value = tlv(EXPLICIT, &tlv(Tag::Sequence, &certificate)?)?;
-    let name: Vec<u8> = alias(ca)
+    let name: Vec<u8> = ca
+        .entry_name()
         .encode_utf16()
         .flat_map(u16::to_be_bytes)
         .collect();
-    let attribute = |kind: &str, value: Vec<u8>| {
+    let attribute = |kind: &'static str, value: Vec<u8>| {
         let set = tlv(Tag::Set, &value)?;
         tlv(Tag::Sequence, &[encoded(kind)?, set].concat())
     };
@@ -148,7 +146,7 @@ struct Bag<'a> {
 }
 
 impl<'a> Bag<'a> {
-    fn parse(bag: &'a [u8]) -> Result<Self, Reason> {
+    fn parse(bag: &'a [u8]) -> Result<Self, Damaged> {
         let mut fields = Fields::of(bag)?;
         let mut found = Self::default();
         if fields.value(Tag::ObjectIdentifier)? != oid(CERTIFICATE_BAG).as_bytes() {
@@ -197,7 +195,7 @@ impl<'a> MacData<'a> {
         let written = fields.optional()?;
         let iterations = match &written {
             None => 1,
-            Some(number) => number.decode_as::<u32>().map_err(|_| DAMAGED)?,
+            Some(number) => number.decode_as::<u32>().map_err(|_| Damaged)?,
         };
         if !(1..=MAX_ITERATIONS).contains(&iterations) {
             return Err("it is a PKCS#12 key store with too many iterations");
@@ -209,7 +207,7 @@ impl<'a> MacData<'a> {
             iterations,
             written_iterations: match written {
                 None => Vec::new(),
-                Some(number) => number.to_der().map_err(|_| DAMAGED)?,
+                Some(number) => number.to_der().map_err(|_| Damaged)?,
             },
         })
     }
@@ -225,7 +223,7 @@ impl<'a> MacData<'a> {
         }
     }
 
-    fn emit(&self, digest: &[u8]) -> Result<Vec<u8>, Reason> {
+    fn emit(&self, digest: &[u8]) -> Result<Vec<u8>, Damaged> {
         let algorithm = tlv(Tag::Sequence, self.algorithm)?;
         let digest = tlv(Tag::OctetString, digest)?;
         let info = tlv(Tag::Sequence, &[algorithm, digest].concat())?;
@@ -259,57 +257,4 @@ fn mac<H: EagerHash>(salt: &[u8], iterations: u32, parts: &[u8]) -> Vec<u8> {
     let mut mac = mac.expect("HMAC takes keys of any length");
     mac.update(parts);
     mac.finalize().into_bytes().to_vec()
-}
-
-const EXPLICIT: Tag = Tag::ContextSpecific {
-    constructed: true,
-    number: TagNumber(0),
-};
-
-/// The fields of a sequence or set, one after another.
-struct Fields<'a>(SliceReader<'a>);
-
-impl<'a> Fields<'a> {
-    fn of(value: &'a [u8]) -> Result<Self, Reason> {
-        SliceReader::new(value).map(Self).map_err(|_| DAMAGED)
-    }
-
-    fn optional(&mut self) -> Result<Option<AnyRef<'a>>, Reason> {
-        if self.0.is_finished() {
-            return Ok(None);
-        }
-        AnyRef::decode(&mut self.0).map(Some).map_err(|_| DAMAGED)
-    }
-
-    fn value(&mut self, tag: Tag) -> Result<&'a [u8], Reason> {
-        match self.optional()? {
-            Some(field) if field.tag() == tag => Ok(field.value()),
-            _ => Err(DAMAGED),
-        }
-    }
-}
-
-/// The value of bytes that are one field and nothing more.
-fn one(bytes: &[u8], tag: Tag) -> Result<&[u8], Reason> {
-    let mut fields = Fields::of(bytes)?;
-    let value = fields.value(tag)?;
-    match fields.optional()? {
-        None => Ok(value),
-        Some(_) => Err(DAMAGED),
-    }
-}
-
-fn tlv(tag: Tag, value: &[u8]) -> Result<Vec<u8>, Reason> {
-    let mut encoded = Vec::with_capacity(value.len() + 6);
-    emit(tag, value, &mut encoded).ok_or(DAMAGED)?;
-    Ok(encoded)
-}
-
-fn oid(text: &'static str) -> ObjectIdentifier {
-    ObjectIdentifier::new_unwrap(text)
-}
-
-fn encoded(identifier: &str) -> Result<Vec<u8>, Reason> {
-    let identifier = ObjectIdentifier::new(identifier).map_err(|_| DAMAGED)?;
-    identifier.to_der().map_err(|_| DAMAGED)
 }

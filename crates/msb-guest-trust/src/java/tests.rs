@@ -121,7 +121,7 @@ fn java_lists_what_was_added_and_the_store_is_as_before_without_it() {
         let before = make(kind, PASSWORD, dir.path(), &[("image", &image)]);
         let cas = [first.clone(), second.clone()];
         let both = with_entries(&before, &cas).unwrap();
-        let mut expected = vec!["image".to_owned(), alias(&first), alias(&second)];
+        let mut expected = vec!["image".to_owned(), first.entry_name(), second.entry_name()];
         expected.sort();
         let listed = list(&both, kind.password, dir.path());
         assert_eq!(listed, expected, "{}", kind.name);
@@ -157,7 +157,7 @@ fn what_debians_hook_made_of_an_anchor_goes_with_it() {
         return;
     }
     let (image, old) = (ca("Image Root"), ca("old"));
-    let hooks = format!("debian:{}.pem", alias(&old));
+    let hooks = format!("debian:{}.pem", old.entry_name());
     for kind in [&KINDS[0], &KINDS[3]] {
         let dir = tempfile::tempdir().unwrap();
         let entries = [("image", &image), (hooks.as_str(), &old)];

@@ -14,6 +14,7 @@ mod environment;
 mod java;
 mod many_roots;
 mod namespaces;
+mod nss;
 mod odd_roots;
 mod subject_hash;
 mod support;

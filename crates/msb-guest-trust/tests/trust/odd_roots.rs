@@ -262,27 +262,6 @@ fn what_the_environment_names_must_be_there_and_absolute() {
 }
 
 #[test]
-fn a_database_of_nss_is_told_unless_it_reads_the_anchors_by_itself() {
-    let root = Root::new();
-    let (alice, system) = ("/home/alice/.pki/nssdb/cert9.db", "/etc/pki/nssdb/cert9.db");
-    root.file(BUNDLE, image_bundle())
-        .file(
-            "/etc/passwd",
-            "alice:x:1:1::/home/alice:/bin/sh\nbroken\nbob:x:2:2::/home/bob:\n",
-        )
-        .file(alice, "SQLite")
-        .file(system, "SQLite");
-    let report = root.boot(&[authority("msb sandbox CA")]);
-    let told = |path: &str| (path.to_owned(), Purpose::NssDatabase, &Problem::NotWritten);
-    assert_eq!(problems(&report), [told(system), told(alice)]);
-    root.directory("/etc/pki/ca-trust/source");
-    let report = root.boot(&[authority("msb sandbox CA")]);
-    assert_eq!(problems(&report), [told(alice)]);
-    // Who asks for nothing is told nothing.
-    assert_eq!(root.boot(&[]).failed, []);
-}
-
-#[test]
 fn files_of_others_are_left_alone() {
     let root = Root::new();
     let kept = [

@@ -172,3 +172,18 @@ pub(crate) fn has_tool(name: &str, arguments: &[&str]) -> bool {
     }
     works
 }
+
+/// A program that serves as an oracle: installed, or as `cargo xtask DIRECTORY` has unpacked it. Says so if it is neither.
+pub(crate) fn tool(directory: &str, name: &str) -> Option<PathBuf> {
+    let unpacked =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name(format!("{directory}/bin"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain([unpacked]);
+    let found = places
+        .map(|place| place.join(name))
+        .find(|file| file.is_file());
+    if found.is_none() {
+        eprintln!("skipped: {name} is not there: `cargo xtask {directory}` brings it");
+    }
+    found
+}
