@@ -71,6 +71,8 @@ pub enum Purpose {
     KeyStore,
     /// A certificate database of NSS, which Firefox and Chromium read.
     NssDatabase,
+    /// Policies of a browser.
+    BrowserPolicy,
     /// A file below [`RUNTIME_DIRECTORY`](crate::RUNTIME_DIRECTORY).
     Runtime,
 }
@@ -83,6 +85,7 @@ impl fmt::Display for Purpose {
             Self::HashedDirectory => "hashed certificate directory",
             Self::KeyStore => "Java key store",
             Self::NssDatabase => "NSS database",
+            Self::BrowserPolicy => "browser policy",
             Self::Runtime => "runtime trust file",
         })
     }
@@ -124,6 +127,11 @@ pub enum Problem {
         /// Which of these.
         reason: &'static str,
     },
+    /// It is a file of policies that cannot be changed, because they would not be what its browser reads.
+    Policies {
+        /// Why not.
+        reason: &'static str,
+    },
     /// A program had it open when the image was made, and what that was writing is still beside it.
     InUse,
     /// There are more of its kind than are looked at.
@@ -162,7 +170,9 @@ impl fmt::Display for Problem {
             Self::RelativePath => {
                 formatter.write_str("named by the environment by a path that is not absolute")
             }
-            Self::KeyStore { reason } | Self::Database { reason } => {
+            Self::KeyStore { reason }
+            | Self::Database { reason }
+            | Self::Policies { reason } => {
                 write!(formatter, "left alone: {reason}")
             }
             Self::InUse => formatter.write_str("left alone: it was not closed"),

@@ -19,6 +19,10 @@ pub struct Facts {
     /// Key stores of Java.
     pub(crate) key_stores: Vec<StoreFacts>,
     pub(crate) nss_databases: Vec<NssFacts>,
+    /// Policies of each Firefox that is installed.
+    pub(crate) firefox: Vec<PolicyFacts>,
+    /// Policies of each kind of Chromium that is installed.
+    pub(crate) chromium: Vec<ChromiumFacts>,
     pub(crate) runtime: Result<PathBuf, Failure>,
     pub(crate) node_extra: Option<NodeExtra>,
     /// What could not be found out.
@@ -73,4 +77,21 @@ pub(crate) struct NodeExtra {
     /// The variable's value, as it is.
     pub(crate) value: String,
     pub(crate) content: Vec<u8>,
+}
+
+/// A file of policies, which there may be none of.
+#[derive(Debug, Clone)]
+pub(crate) struct PolicyFacts {
+    pub(crate) path: PathBuf,
+    pub(crate) content: Option<Vec<u8>>,
+    /// Why it must not be changed.
+    pub(crate) blocked: Option<Problem>,
+}
+
+/// A directory of policies.
+#[derive(Debug, Clone)]
+pub(crate) struct ChromiumFacts {
+    pub(crate) ours: PolicyFacts,
+    /// The other files, by name.
+    pub(crate) others: BTreeMap<String, Vec<u8>>,
 }

@@ -38,6 +38,7 @@
 //! - One file and one `<hash>.N` link per authority in directories that are hashed.
 //! - One entry per authority in key stores of Java that have Java's own password or none, JKS or PKCS#12.
 //! - A certificate and its trust per authority in databases of NSS (`cert9.db`) whose password is empty.
+//! - Policies of Firefox and of kinds of Chromium that are installed: merged, or in a file of their own.
 //! - Files below [`RUNTIME_DIRECTORY`], for the variables and for roots that cannot be written.
 //!
 //! # Limits
@@ -47,6 +48,7 @@
 //! - Extended attributes of a replaced bundle are not kept, and a hard link to it keeps the former content.
 //! - What `update-ca-trust` puts together from an anchor has no markers: it is there until that is run again.
 //! - Databases of NSS with a password, and those of the format before SQLite's (`cert8.db`), are told as failures.
+//! - Policies of Firefox that the image holds are written anew, with their keys in order, when ours are put in.
 //! - An entry of a Java key store that `keytool` has since moved into an encrypted part is not found again.
 #![forbid(unsafe_code)]
 
@@ -61,6 +63,7 @@ mod java;
 mod nss;
 mod places;
 mod plan;
+mod policies;
 mod roots;
 mod subject_hash;
 mod x509;

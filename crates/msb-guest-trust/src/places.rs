@@ -187,3 +187,63 @@ pub(crate) const NSS_PROFILES: &[&str] = &[
     ".var/app/org.mozilla.firefox/.mozilla/firefox",
     ".thunderbird",
 ];
+
+/// Where Firefox is installed.
+pub(crate) const FIREFOX_INSTALLATIONS: &[&str] = &[
+    "/usr/lib/firefox",
+    "/usr/lib/firefox-esr",
+    "/usr/lib64/firefox",
+    "/usr/share/firefox",
+    "/usr/share/firefox-esr",
+    "/opt/firefox",
+    "/opt/firefox-esr",
+    "/usr/local/firefox",
+    "/usr/local/lib/firefox",
+];
+/// Below an installation, and only there.
+pub(crate) const FIREFOX_IS_HERE: &str = "application.ini";
+/// Below an installation.
+pub(crate) const FIREFOX_POLICIES_OF_INSTALLATION: &str = "distribution/policies.json";
+/// Read instead of those of the installation, where it is there.
+pub(crate) const FIREFOX_POLICIES_OF_SYSTEM: &str = "/etc/firefox/policies/policies.json";
+
+/// Chromium, or a browser made from it.
+pub(crate) struct Chromium {
+    /// Where its policies are.
+    pub(crate) managed: &'static str,
+    /// It is installed if one of these exists.
+    pub(crate) evidence: &'static [&'static str],
+}
+
+pub(crate) const CHROMIUMS: &[Chromium] = &[
+    Chromium {
+        managed: "/etc/chromium/policies/managed",
+        evidence: &[
+            "/usr/bin/chromium",
+            "/usr/lib/chromium",
+            "/usr/lib64/chromium",
+            "/usr/lib64/chromium-browser",
+            // Playwright's images
+            "/ms-playwright",
+        ],
+    },
+    Chromium {
+        managed: "/etc/chromium-browser/policies/managed",
+        evidence: &["/usr/bin/chromium-browser", "/usr/lib/chromium-browser"],
+    },
+    Chromium {
+        managed: "/etc/opt/chrome/policies/managed",
+        evidence: &["/opt/google/chrome"],
+    },
+    Chromium {
+        managed: "/etc/opt/edge/policies/managed",
+        evidence: &["/opt/microsoft/msedge"],
+    },
+    Chromium {
+        managed: "/etc/brave/policies/managed",
+        evidence: &["/opt/brave.com/brave"],
+    },
+];
+
+/// Sorts behind what others call theirs: the last file counts.
+pub(crate) const CHROMIUM_POLICY_FILE: &str = "zz-msb-ca.json";

@@ -131,6 +131,10 @@ pub fn plan(facts: &Facts, request: &TrustRequest<'_>) -> Plan {
     for database in &facts.nss_databases {
         planner.nss_database(database);
     }
+    planner.firefox();
+    for policies in &facts.chromium {
+        planner.chromium(policies);
+    }
     planner.node_extra();
     planner.plan
 }

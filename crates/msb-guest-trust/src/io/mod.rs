@@ -7,5 +7,6 @@
 
 pub(crate) mod apply;
 mod nss;
+mod policies;
 mod read;
 mod tree;

@@ -40,6 +40,8 @@ impl Facts {
             hashed: Vec::new(),
             key_stores: Vec::new(),
             nss_databases: Vec::new(),
+            firefox: Vec::new(),
+            chromium: Vec::new(),
             runtime: match tree.find(Path::new(RUNTIME_DIRECTORY)) {
                 Ok(place) => Ok(place.path),
                 Err(error) => Err(failure(
@@ -66,6 +68,7 @@ impl Facts {
         }
         facts.read_key_stores(&tree, existing("JAVA_HOME").as_deref());
         facts.read_nss_databases(&tree);
+        facts.read_policies(&tree);
         if let Some(value) = existing("NODE_EXTRA_CA_CERTS").filter(|value| !value.is_empty()) {
             facts.read_node_extra(&tree, value);
         }
@@ -294,7 +297,7 @@ pub(super) fn entries(tree: &Tree, directory: impl AsRef<Path>) -> Vec<PathBuf> 
     found
 }
 
-fn failure(path: &str, purpose: Purpose, problem: Problem) -> Failure {
+pub(super) fn failure(path: &str, purpose: Purpose, problem: Problem) -> Failure {
     Failure {
         path: PathBuf::from(path),
         purpose,

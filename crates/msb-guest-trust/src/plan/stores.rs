@@ -1,9 +1,10 @@
-//! What becomes of stores that are edited rather than appended to: of Java and of NSS.
+//! What becomes of stores that are edited rather than appended to: of Java, of NSS, and policies of browsers.
 
-use super::Planner;
-use crate::error::{Problem, Purpose};
-use crate::facts::{NssFacts, StoreFacts};
-use crate::{java, nss};
+use super::{Change, Planner, file_name};
+use crate::error::{Problem, Purpose, Reason};
+use crate::facts::{ChromiumFacts, NssFacts, PolicyFacts, StoreFacts};
+use crate::places::{CHROMIUM_POLICY_FILE, FILE_PREFIX, RUNTIME_DIRECTORY};
+use crate::{java, nss, policies};
 
 impl Planner<'_> {
     pub(super) fn key_store(&mut self, store: &StoreFacts) {
@@ -48,5 +49,58 @@ impl Planner<'_> {
         for (file, content) in changes {
             self.write(file.path.clone(), Purpose::NssDatabase, content);
         }
+    }
+
+    pub(super) fn firefox(&mut self) {
+        let (facts, cas) = (self.facts, self.for_clients);
+        if facts.firefox.is_empty() {
+            return;
+        }
+        let ours = format!("{RUNTIME_DIRECTORY}/{FILE_PREFIX}");
+        let mut files = Vec::new();
+        if let Ok(directory) = &facts.runtime {
+            for ca in cas {
+                let name = file_name(ca, "pem");
+                files.push(format!("{RUNTIME_DIRECTORY}/{name}"));
+                self.write(
+                    directory.join(name),
+                    Purpose::Runtime,
+                    ca.pem().into_bytes(),
+                );
+            }
+        }
+        for file in &facts.firefox {
+            let edited = policies::firefox(file.content.as_deref(), &ours, &files);
+            self.policies(file, edited);
+        }
+    }
+
+    pub(super) fn chromium(&mut self, facts: &ChromiumFacts) {
+        let edited = policies::chromium(CHROMIUM_POLICY_FILE, &facts.others, self.for_clients);
+        self.policies(&facts.ours, edited);
+    }
+
+    fn policies(&mut self, file: &PolicyFacts, edited: Result<Option<Vec<u8>>, Reason>) {
+        let edited = match edited {
+            Ok(edited) => edited,
+            // Where nothing is to be trusted, what cannot be read is none of ours.
+            Err(_) if !self.plan.requested => return,
+            Err(reason) => {
+                let problem = Problem::Policies { reason };
+                return self.fail(&file.path, Purpose::BrowserPolicy, problem);
+            }
+        };
+        if edited == file.content {
+            return;
+        }
+        if let Some(problem) = file.blocked.clone() {
+            return self.fail(&file.path, Purpose::BrowserPolicy, problem);
+        }
+        let change = match edited {
+            Some(content) => Change::Write(content.into()),
+            None => Change::Remove,
+        };
+        self.plan
+            .act(file.path.clone(), Purpose::BrowserPolicy, change);
     }
 }

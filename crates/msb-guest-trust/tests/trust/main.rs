@@ -16,6 +16,7 @@ mod many_roots;
 mod namespaces;
 mod nss;
 mod odd_roots;
+mod policies;
 mod subject_hash;
 mod support;
 mod tools;
