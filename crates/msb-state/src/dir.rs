@@ -32,6 +32,7 @@ const GONE: &str = ".gone";
 const GUARD: &str = ".lock";
 
 const NO_DIRECTORY: &str = "it is no directory";
+const NO_LOCK: &str = "its lock is no file";
 
 /// The directory of all sandboxes of a user.
 #[derive(Clone, Debug)]
@@ -186,6 +187,7 @@ impl StateDir {
             });
         }
         let new = self.root.join(NEW);
+        files::remove(&new)?;
         let record = Record::new(name.clone(), config);
         let made = Self::prepare(&new, &record)
             .and_then(|()| fs::rename(&new, &path).tried("make the directory", &path));
@@ -215,7 +217,7 @@ impl StateDir {
     pub fn list(&self) -> Result<Vec<Seen>, Error> {
         let _guard = self.guard()?;
         let names = self.names()?;
-        names.iter().map(|name| self.look_guarded(name)).collect()
+        Ok(names.iter().map(|name| self.look_guarded(name)).collect())
     }
 
     /// One sandbox. What a process that was killed has left half-done is repaired.
@@ -225,7 +227,7 @@ impl StateDir {
     pub fn look(&self, name: &Name) -> Result<Seen, Error> {
         let _guard = self.guard()?;
         self.known(name)?;
-        self.look_guarded(name)
+        Ok(self.look_guarded(name))
     }
 
     /// Takes hold of a sandbox, until the value is dropped or the process ends.
@@ -236,10 +238,10 @@ impl StateDir {
         let _guard = self.guard()?;
         self.known(name)?;
         let dir = self.dir_of(name);
-        if !is_dir(&dir) {
+        if let Some(reason) = damage(&dir) {
             return Err(Error::Damaged {
                 name: name.to_string(),
-                reason: NO_DIRECTORY.to_owned(),
+                reason: reason.to_owned(),
             });
         }
         let lock = owned::lock(&dir)?.ok_or_else(|| Error::InUse {
@@ -258,13 +260,14 @@ impl StateDir {
         let _guard = self.guard()?;
         self.known(name)?;
         let dir = self.dir_of(name);
-        let _lock = match is_dir(&dir) {
-            false => None,
-            true => Some(owned::lock(&dir)?.ok_or_else(|| Error::InUse {
+        let _lock = match damage(&dir) {
+            Some(_) => None,
+            None => Some(owned::lock(&dir)?.ok_or_else(|| Error::InUse {
                 name: name.to_string(),
             })?),
         };
         let gone = self.root.join(GONE);
+        files::remove(&gone)?;
         fs::rename(&dir, &gone).tried("remove", &dir)?;
         point("remove-renamed");
         // The name is free; what follows may be interrupted.
@@ -284,8 +287,10 @@ impl StateDir {
         let _guard = self.guard()?;
         self.known(name)?;
         let dir = self.dir_of(name);
-        let pid = is_dir(&dir).then(|| owned::read_pid(&dir)).flatten();
-        let Some(pid) = pid else {
+        if damage(&dir).is_some() {
+            return Ok(None);
+        }
+        let Some(pid) = owned::read_pid(&dir) else {
             return Ok(None);
         };
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
@@ -327,7 +332,7 @@ impl StateDir {
         log::early_lines(&self.dir_of(name), lines)
     }
 
-    /// Keeps others from looking while this is held, and removes what is half-made or half-gone.
+    /// Keeps others from looking while this is held, and removes what is half-made or half-gone, if it can be.
     fn guard(&self) -> Result<File, Error> {
         let path = self.root.join(GUARD);
         let guard = files::open(&path)?;
@@ -338,7 +343,8 @@ impl StateDir {
             }
         }
         for half in [NEW, GONE] {
-            files::remove(&self.root.join(half))?;
+            // Those whom it would be in the way of try anew, and say so.
+            let _ = files::remove(&self.root.join(half));
         }
         Ok(guard)
     }
@@ -364,23 +370,30 @@ impl StateDir {
         })
     }
 
-    fn look_guarded(&self, name: &Name) -> Result<Seen, Error> {
+    /// What is wrong with one is told of that one: it hides no other.
+    fn look_guarded(&self, name: &Name) -> Seen {
         let dir = self.dir_of(name);
         let mut seen = Seen {
             name: name.clone(),
             state: State::Damaged,
             record: None,
-            damage: None,
+            damage: damage(&dir).map(str::to_owned),
             is_held: false,
         };
-        if !is_dir(&dir) {
-            seen.damage = Some(NO_DIRECTORY.to_owned());
-            return Ok(seen);
+        if seen.damage.is_some() {
+            return seen;
         }
-        let lock = owned::lock(&dir)?;
+        let lock = match owned::lock(&dir) {
+            Ok(lock) => lock,
+            Err(error) => {
+                seen.damage = Some(whole(&error));
+                return seen;
+            }
+        };
         seen.is_held = lock.is_none();
         if !seen.is_held {
-            Self::repair(&dir, name)?;
+            // On a full disk it is seen as it is all the same, and repaired when there is room.
+            let _ = Self::repair(&dir, name);
         }
         match Record::read(&dir, name) {
             Ok(record) => {
@@ -388,9 +401,9 @@ impl StateDir {
                 seen.record = Some(record);
             }
             Err(Error::Damaged { reason, .. }) => seen.damage = Some(reason),
-            Err(error) => return Err(error),
+            Err(error) => seen.damage = Some(whole(&error)),
         }
-        Ok(seen)
+        seen
     }
 
     /// Puts right what a process has left that held the sandbox and was killed. The lock is held.
@@ -416,9 +429,30 @@ impl StateDir {
             )
         {
             record.set_phase(Phase::Crashed);
-            record.write(dir)?;
+            if let Err(error) = record.write(dir) {
+                let _ = fs::remove_file(dir.join(record::TEMPORARY));
+                return Err(error);
+            }
         }
         Ok(())
+    }
+}
+
+/// What keeps anybody from holding what is there.
+fn damage(dir: &Path) -> Option<&'static str> {
+    if !is_dir(dir) {
+        return Some(NO_DIRECTORY);
+    }
+    match fs::symlink_metadata(dir.join(LOCK)) {
+        Ok(data) if !data.is_file() => Some(NO_LOCK),
+        _ => None,
+    }
+}
+
+fn whole(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }
 

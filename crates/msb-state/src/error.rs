@@ -42,6 +42,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The directory of a sandbox that is held was removed, or is another's by now.
+    #[error("the directory of the sandbox {name} was removed while it ran")]
+    Lost {
+        /// The name.
+        name: String,
+    },
     /// Nobody said where the state is to be.
     #[error("there is no place for the state of sandboxes: set MSB_STATE, XDG_STATE_HOME or HOME")]
     NoPlace,

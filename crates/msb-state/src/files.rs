@@ -5,6 +5,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 use crate::Error;
 use crate::crash::point;
 
@@ -32,7 +34,26 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), Error> {
 pub(crate) fn open(path: &Path) -> Result<File, Error> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).mode(0o600);
-    options.open(path).tried("open", path)
+    open_regular(&mut options, path).tried("open", path)
+}
+
+/// Opens a file for reading.
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    open_regular(OpenOptions::new().read(true), path)
+}
+
+/// Opens a file, and not what a link leads to. A pipe would make us wait for whoever opens its other end.
+fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let file = options.custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file",
+        )),
+    }
 }
 
 /// Removes a file or a directory with all in it; there may be none.
@@ -52,7 +73,8 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
 pub(crate) fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(temporary).tried("write", temporary)?;
+    let file = open_regular(&mut options, temporary);
+    let mut file = file.tried("write", temporary)?;
     point("record-opened");
     file.write_all(bytes).tried("write", temporary)?;
     point("record-written");
@@ -75,7 +97,8 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
 /// Reads a file of at most `limit` bytes.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    let file = open_to_read(path)?;
+    file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::other(format!("it is longer than {limit} bytes")));
     }

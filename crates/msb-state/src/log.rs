@@ -117,13 +117,21 @@ impl LogWriter {
             let _ = self.file.write_all_at(&entry[..entry.len() / 2], self.len);
             point("log-half-written");
         }
-        // Over what a failed write has left.
-        self.file.write_all_at(&entry, self.len)?;
+        if let Err(error) = self.file.write_all_at(&entry, self.len) {
+            // Behind a shorter entry the rest of this one would be taken for damage.
+            let _ = self.file.set_len(self.len);
+            return Err(error);
+        }
         self.len += entry.len() as u64;
         Ok(())
     }
 
     fn rotate(&mut self) -> io::Result<()> {
+        let named = files::open_to_read(&self.dir.join(FILE)).ok();
+        if inode(named.as_ref()) != inode(Some(&self.file)) {
+            // Another sandbox's by now.
+            return Err(io::Error::other("the log was removed"));
+        }
         fs::rename(self.dir.join(FILE), self.dir.join(OLDER))?;
         point("log-rotated");
         self.file = files::open(&self.dir.join(FILE)).map_err(io::Error::other)?;
@@ -154,7 +162,7 @@ impl LogReader {
 
     fn file(&self, name: &str) -> Result<Option<File>, Error> {
         let path = self.dir.join(name);
-        match File::open(&path) {
+        match files::open_to_read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             opened => opened.tried("read", &path).map(Some),
         }
@@ -278,6 +286,8 @@ enum Parsed {
 impl Walk {
     fn next(&mut self, file: &File) -> io::Result<Option<Entry>> {
         while !self.is_damaged {
+            // Nobody has written one of this length.
+            self.is_damaged = self.taken > MAX_FILE;
             match parse(&self.read[self.start..]) {
                 Parsed::Entry(entry, len) => {
                     self.start += len;
@@ -346,7 +356,7 @@ pub(crate) fn early(dir: &Path) -> Result<File, Error> {
 
 pub(crate) fn early_lines(dir: &Path, lines: usize) -> String {
     let tail = || {
-        let file = File::open(dir.join(EARLY)).ok()?;
+        let file = files::open_to_read(&dir.join(EARLY)).ok()?;
         let len = file.metadata().ok()?.len();
         let from = len.saturating_sub(EARLY_BYTES);
         let mut bytes = vec![0; usize::try_from(len - from).ok()?];

@@ -20,7 +20,7 @@ pub struct Owned {
     dir: PathBuf,
     record: Record,
     // Held open, not read.
-    _lock: File,
+    lock: File,
 }
 
 impl Owned {
@@ -31,11 +31,7 @@ impl Owned {
             lock.write_all(std::process::id().to_string().as_bytes())
         };
         write(&mut lock).tried("write", &dir.join(LOCK))?;
-        Ok(Self {
-            dir,
-            record,
-            _lock: lock,
-        })
+        Ok(Self { dir, record, lock })
     }
 
     /// What is written down of it.
@@ -50,11 +46,31 @@ impl Owned {
         &self.dir
     }
 
+    /// Whether its directory is still the one that was taken hold of. Somebody who removes it by other means than this crate
+    /// makes the name free for another.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        let named = std::fs::symlink_metadata(self.dir.join(LOCK));
+        let inode = |data: std::fs::Metadata| (data.dev(), data.ino());
+        let (named, held) = (named.map(inode), self.lock.metadata().map(inode));
+        matches!((named, held), (Ok(named), Ok(held)) if named == held)
+    }
+
+    fn in_place(&self) -> Result<(), Error> {
+        match self.is_in_place() {
+            true => Ok(()),
+            false => Err(Error::Lost {
+                name: self.record.name.to_string(),
+            }),
+        }
+    }
+
     /// Writes down how far it has come.
     ///
     /// # Errors
-    /// The system's refusal; the old record is there then.
+    /// [`Error::Lost`]; the system's refusal. The old record is there then.
     pub fn set_phase(&mut self, phase: Phase) -> Result<(), Error> {
+        self.in_place()?;
         self.record.set_phase(phase);
         self.record.write(&self.dir)
     }
@@ -67,15 +83,18 @@ impl Owned {
     /// Listens for those who connect to the sandbox.
     ///
     /// # Errors
-    /// The system's refusal.
+    /// [`Error::Lost`]; the system's refusal.
     pub fn listen(&self) -> Result<UnixListener, Error> {
+        self.in_place()?;
         socket::listen(&self.dir).tried("listen at", &self.dir.join(socket::FILE))
     }
 
     /// Ends that.
     pub fn unlisten(&self) {
-        // The next look removes it otherwise.
-        let _ = std::fs::remove_file(self.dir.join(socket::FILE));
+        if self.is_in_place() {
+            // The next look removes it otherwise.
+            let _ = std::fs::remove_file(self.dir.join(socket::FILE));
+        }
     }
 
     /// Its log, to be written on.
@@ -106,7 +125,7 @@ pub(crate) fn lock(dir: &Path) -> Result<Option<File>, Error> {
 /// The process id that the holder has left in its lock.
 pub(crate) fn read_pid(dir: &Path) -> Option<u32> {
     let mut text = String::new();
-    let lock = File::open(dir.join(LOCK)).ok()?;
+    let lock = files::open_to_read(&dir.join(LOCK)).ok()?;
     lock.take(16).read_to_string(&mut text).ok()?;
     text.parse().ok()
 }
