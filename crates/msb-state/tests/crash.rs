@@ -109,12 +109,8 @@ fn check_repaired(point: &str, dir: &Path) {
 
 #[test]
 fn a_kill_at_any_moment_leaves_what_the_next_look_repairs() {
-    let own = ["create-", "record-", "log-", "repair-", "remove-"];
     let mut killed = 0;
-    for point in crash::POINTS {
-        if !own.iter().any(|prefix| point.starts_with(prefix)) {
-            continue;
-        }
+    for point in crash::OF_STATE {
         let mut count = 1;
         loop {
             let temporary = tempfile::tempdir().unwrap();

@@ -2,33 +2,22 @@
 //! removed, and nothing of it is left.
 
 use msb_e2e::on_guests;
+use msb_state::crash::{OF_STARTER, OF_SUPERVISOR};
 
 use crate::detached::{Background, Expected};
 use crate::finish;
 
-/// Those of `msb_state::crash::POINTS` that are not the state directory's own, which has tests for them itself.
-const POINTS: &[&str] = &[
-    "start-spawned",
-    "start-handed-over",
-    "start-told",
-    "supervisor-begun",
-    "supervisor-owning",
-    "supervisor-values-read",
-    "supervisor-starting",
-    "supervisor-booted",
-    "supervisor-listening",
-    "supervisor-command-started",
-    "supervisor-running",
-    "supervisor-told",
-    "supervisor-ending",
-    "supervisor-machine-ended",
-    "supervisor-recorded",
-    "supervisor-socket-removed",
-    // In the supervisor, the first record being that which says `starting`.
-    "record-written",
-    "record-replaced#2",
-    "log-half-written",
-];
+/// What `run -d` passes and `start` does not.
+const OF_RUN: &str = "start-created";
+/// Of the state directory's own moments, which it has tests for itself, some in the supervisor: the first record is that which
+/// says `starting`.
+const OF_STATE: [&str; 3] = ["record-written", "record-replaced#2", "log-half-written"];
+
+fn points() -> impl Iterator<Item = &'static str> {
+    let starter = OF_STARTER.iter().copied().filter(|point| *point != OF_RUN);
+    let supervisor = OF_SUPERVISOR.iter().copied();
+    starter.chain(supervisor).chain(OF_STATE)
+}
 
 async fn check_point(there: &Background, point: &str) {
     let command = "echo a word; sleep 600";
@@ -81,7 +70,7 @@ async fn check_point(there: &Background, point: &str) {
 fn check_points(part: usize, of: usize) {
     on_guests(async {
         let there = Background::new();
-        for point in POINTS.iter().skip(part).step_by(of) {
+        for point in points().skip(part).step_by(of) {
             check_point(&there, point).await;
         }
     });
@@ -114,7 +103,7 @@ fn a_run_that_is_killed_or_loses_its_supervisor_leaves_what_can_be_removed() {
         let there = Background::new();
         for (point, left) in [
             ("create-recorded", false),
-            ("start-created", true),
+            (OF_RUN, true),
             ("supervisor-begun", false),
             ("supervisor-booted", false),
         ] {
