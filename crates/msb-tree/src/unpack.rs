@@ -129,7 +129,7 @@ impl Place {
 }
 
 /// Reads an archive to its end and makes its files. What is in the way of a file is replaced, unless it is a directory;
-/// directories that are there already stay and get what is new.
+/// directories that are there already stay as they are, modes included, and get what is new.
 ///
 /// # Errors
 /// [`Error::Archive`] and [`Error::Refused`] for the archive, [`Error::File`] for what cannot be written,
@@ -190,9 +190,10 @@ impl Unpacker<'_> {
         self.enter(entry, parents)?;
         match &entry.kind {
             Kind::Directory => {
-                let step = self.step(entry, name, 0o700)?;
+                let (step, is_new) = self.step(entry, name, 0o700)?;
                 self.open.push(OpenDir {
-                    settle: Some((entry.mode, entry.mtime)),
+                    // One that was there is its owner's: an archive does not open it up, nor lock it.
+                    settle: is_new.then_some((entry.mode, entry.mtime)),
                     ..step
                 });
                 Ok(())
@@ -315,27 +316,28 @@ impl Unpacker<'_> {
         let common = same.take_while(|(open, name)| open.name == **name).count();
         self.leave(common)?;
         for name in &names[common..] {
-            let step = self.step(entry, name, 0o755)?;
+            let (step, _) = self.step(entry, name, 0o755)?;
             self.open.push(step);
         }
         Ok(())
     }
 
-    /// One directory further, which is made if it is not there.
-    fn step(&self, entry: &Entry, name: &[u8], mode: u32) -> Result<OpenDir, Error> {
-        let dir = match open_dir(self.dir(), name) {
+    /// One directory further, which is made if it is not there, and whether that was so.
+    fn step(&self, entry: &Entry, name: &[u8], mode: u32) -> Result<(OpenDir, bool), Error> {
+        let (dir, is_new) = match open_dir(self.dir(), name) {
             Err(Errno::NOENT) => {
                 let mode = Mode::from_raw_mode(mode);
                 rustix::fs::mkdirat(self.dir(), name, mode).map_err(fails(entry))?;
-                open_dir(self.dir(), name)
+                (open_dir(self.dir(), name), true)
             }
-            opened => opened,
+            opened => (opened, false),
         };
-        Ok(OpenDir {
+        let step = OpenDir {
             name: name.to_vec(),
             dir: dir.map_err(in_the_way(entry))?,
             settle: None,
-        })
+        };
+        Ok((step, is_new))
     }
 
     /// Leaves all directories but the first `keep`, innermost first.

@@ -165,6 +165,35 @@ fn set_id_bits_come_out_only_where_they_are_asked_for() {
 }
 
 #[test]
+fn a_directory_that_is_there_keeps_its_mode() {
+    let (from, to) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("mode");
+    };
+    let mode = |path: &Path| fs::metadata(path).expect("there").mode() & 0o7777;
+    for dir in ["ssh", "ssh/deep", "ssh/new"] {
+        fs::create_dir(from.path().join(dir)).expect("a directory");
+        set(&from.path().join(dir), 0o777);
+    }
+    fs::write(from.path().join("ssh/deep/file"), "x").expect("a file");
+    for (dir, own) in [("ssh", 0o700), ("ssh/deep", 0o1711)] {
+        fs::create_dir(to.path().join(dir)).expect("a directory");
+        set(&to.path().join(dir), own);
+    }
+    let archive = packed(&from.path().join("ssh"), "ssh");
+    for modes in [Modes::Permissions, Modes::All] {
+        unpack(&archive[..], &place(to.path(), Some("ssh")), modes).expect("unpacked");
+        for (dir, expected) in [("ssh", 0o700), ("ssh/deep", 0o1711), ("ssh/new", 0o777)] {
+            assert_eq!(mode(&to.path().join(dir)), expected, "{dir}");
+        }
+        assert!(to.path().join("ssh/deep/file").exists());
+    }
+}
+
+#[test]
 fn what_is_no_file_is_passed_over_and_told() {
     let from = tempfile::tempdir().expect("a directory");
     let _socket =
