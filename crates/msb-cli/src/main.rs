@@ -51,6 +51,11 @@ fn asks_for_policy() -> bool {
 }
 
 fn main() -> ExitCode {
+    // A supervisor would hold open for its whole life what a shell has left to this program.
+    if let Err(error) = msb::vmm::keep_descriptors() {
+        let error = anyhow::Error::new(error);
+        return report::failure(&error.context("cannot tell which descriptors are open"));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
