@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit, WaitStatus};
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use crate::configure::Environment;
+use crate::configure::{Defaults, Environment};
 use crate::reaper::Reaper;
 use crate::terminal::{Terminal, window};
 use crate::users::{self, Login};
@@ -37,7 +37,7 @@ pub(crate) struct Started {
 /// A status in the terms of `agent.proto`.
 pub(crate) fn spawn(
     reaper: &Reaper,
-    environment: &Environment,
+    defaults: &Defaults,
     start: &ExecStart,
 ) -> Result<Started, Status> {
     let cwd = if start.cwd.is_empty() {
@@ -53,11 +53,12 @@ pub(crate) fn spawn(
     let login = users::resolve(&start.user).map_err(|error| {
         Status::invalid_argument(format!("cannot run as {:?}: {}", start.user, chain(&error)))
     })?;
-    let limits = start.ulimits.iter().map(limit);
-    let limits = limits.collect::<Result<Vec<_>, _>>()?;
+    // The last one for a resource counts.
+    let own = limits(&start.ulimits)?;
+    let limits = defaults.ulimits.iter().copied().chain(own).collect();
     let (terminal, theirs) = open_terminal(start, &login)?.unzip();
 
-    let variables = variables(environment, start, &login);
+    let variables = variables(&defaults.environment, start, &login);
     let path = variables.iter().rev().find(|(name, _)| *name == "PATH");
     let file = find(&start.program, path.map_or("", |(_, path)| path), cwd)?;
     let mut command = Command::new(&file);
@@ -217,6 +218,12 @@ fn refusal(start: &ExecStart, file: &Path, error: &io::Error) -> Status {
 
 fn exists(file: &Path, cwd: &str) -> bool {
     Path::new("/").join(cwd).join(file).exists()
+}
+
+/// # Errors
+/// A status in the terms of `agent.proto`.
+pub(crate) fn limits(ulimits: &[Ulimit]) -> Result<Vec<(Resource, Rlimit)>, Status> {
+    ulimits.iter().map(limit).collect()
 }
 
 fn limit(ulimit: &Ulimit) -> Result<(Resource, Rlimit), Status> {

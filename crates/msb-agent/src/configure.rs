@@ -8,11 +8,18 @@ use msb_agent_proto::v1::ConfigureRequest;
 use msb_guest_trust::{
     CaCertificate, Facts, TrustRequest, apply, environment as trust_environment, plan,
 };
+use rustix::process::{Resource, Rlimit};
 
 use crate::{network, timings};
 
 /// The environment every exec starts from.
 pub(crate) type Environment = BTreeMap<String, String>;
+
+/// What every exec starts from.
+pub(crate) struct Defaults {
+    pub(crate) environment: Environment,
+    pub(crate) ulimits: Vec<(Resource, Rlimit)>,
+}
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Status, Streaming};
 
 use crate::child;
-use crate::configure::Environment;
+use crate::configure::Defaults;
 use crate::reaper::Reaper;
 use crate::shortage::Shortage;
 use crate::terminal::{Terminal, Terminals};
@@ -48,12 +48,12 @@ pub(crate) struct Programs {
 /// A status in the terms of `agent.proto`.
 pub(crate) fn start(
     programs: &Programs,
-    environment: &Environment,
+    defaults: &Defaults,
     start: &ExecStart,
     input: Streaming<ExecInput>,
 ) -> Result<Receiver, Status> {
     let kills_before = programs.shortage.now();
-    let started = child::spawn(&programs.reaper, environment, start)?;
+    let started = child::spawn(&programs.reaper, defaults, start)?;
     let mut child = started.child;
     let program = Program {
         pid: child.id(),

@@ -7,6 +7,7 @@
 
 mod boot;
 mod child;
+mod clock;
 mod configure;
 mod error;
 mod exec;

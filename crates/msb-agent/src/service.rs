@@ -12,8 +12,8 @@ use msb_agent_proto::v1::exec_input::Input;
 use msb_agent_proto::v1::{
     ConfigureRequest, ConfigureResponse, ExecInput, ExecOutput, FileData, FileDone, FileInfo,
     FileInput, FileList, FileRequest, MeasureRequest, Measurements, PackTreeRequest,
-    PowerOffRequest, PowerOffResponse, ResizeRequest, ResizeResponse, SignalRequest,
-    SignalResponse, UnpackTreeResponse,
+    PowerOffRequest, PowerOffResponse, ResizeRequest, ResizeResponse, SetClockRequest,
+    SetClockResponse, SignalRequest, SignalResponse, UnpackTreeResponse,
 };
 use msb_agent_proto::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, STREAM_WINDOW_BYTES};
 use rustix::process::Signal;
@@ -22,14 +22,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::boot;
-use crate::configure::{self, Environment};
+use crate::configure::{self, Defaults};
 use crate::error::Error;
 use crate::exec::{self, Programs};
 use crate::port::Port;
 use crate::reaper::Reaper;
 use crate::shortage::Shortage;
 use crate::terminal::Terminals;
-use crate::{files, measure, power};
+use crate::{child, clock, files, measure, power};
 
 /// How long the reply to a power-off call may take to leave when execs are still running.
 const REPLY_GRACE: Duration = Duration::from_millis(50);
@@ -46,7 +46,7 @@ pub(crate) async fn serve(device: File) -> Result<(), Error> {
             terminals: Terminals::default(),
             shortage: Shortage::open(),
         },
-        environment: OnceLock::new(),
+        defaults: OnceLock::new(),
         configuring: tokio::sync::Mutex::new(()),
         power_off,
     };
@@ -73,7 +73,7 @@ pub(crate) async fn serve(device: File) -> Result<(), Error> {
 
 struct Service {
     programs: Programs,
-    environment: OnceLock<Environment>,
+    defaults: OnceLock<Defaults>,
     configuring: tokio::sync::Mutex<()>,
     power_off: mpsc::Sender<()>,
 }
@@ -101,7 +101,7 @@ impl Agent for Service {
         request: Request<ConfigureRequest>,
     ) -> Result<Response<ConfigureResponse>, Status> {
         let _one_at_a_time = self.configuring.lock().await;
-        if self.environment.get().is_some() {
+        if self.defaults.get().is_some() {
             return Err(Status::failed_precondition(
                 "the guest is already configured",
             ));
@@ -112,8 +112,12 @@ impl Agent for Service {
                 Status::failed_precondition(format!("cannot mount {}: {error}", mount.path))
             })?;
         }
+        let ulimits = child::limits(&request.ulimits)?;
         let (environment, warnings) = configure::configure(request).await;
-        let _ = self.environment.set(environment);
+        let _ = self.defaults.set(Defaults {
+            environment,
+            ulimits,
+        });
         Ok(Response::new(ConfigureResponse { warnings }))
     }
 
@@ -121,8 +125,8 @@ impl Agent for Service {
         &self,
         request: Request<Streaming<ExecInput>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
-        let environment = self
-            .environment
+        let defaults = self
+            .defaults
             .get()
             .ok_or_else(|| Status::failed_precondition("the guest is not configured yet"))?;
         let mut input = request.into_inner();
@@ -134,7 +138,7 @@ impl Agent for Service {
                 "the first message must be `start`",
             ));
         };
-        let output = exec::start(&self.programs, environment, &start, input)?;
+        let output = exec::start(&self.programs, defaults, &start, input)?;
         Ok(Response::new(ReceiverStream::new(output)))
     }
 
@@ -224,6 +228,15 @@ impl Agent for Service {
     ) -> Result<Response<UnpackTreeResponse>, Status> {
         let unpacked = files::unpack(request.into_inner()).await;
         unpacked.map(Response::new)
+    }
+
+    async fn set_clock(
+        &self,
+        request: Request<SetClockRequest>,
+    ) -> Result<Response<SetClockResponse>, Status> {
+        let behind_ns = clock::set_forward(request.into_inner().unix_ns)
+            .map_err(|error| Status::internal(format!("cannot set the clock: {error}")))?;
+        Ok(Response::new(SetClockResponse { behind_ns }))
     }
 
     async fn measure(

@@ -28,6 +28,9 @@ pub enum QmpError {
     /// What came is not QMP.
     #[error("the monitor said something that is not QMP: {0}")]
     Malformed(String),
+    /// QEMU hangs: a server of its disks or directories that does not answer, or whoever stopped it.
+    #[error("QEMU did not answer its monitor within {0} s")]
+    Silent(u64),
     /// QEMU refused a command.
     #[error("QEMU refused {command}: {reason}")]
     Refused {

@@ -18,6 +18,8 @@ use crate::{Console, Error, Fds, Gap, Machine, Qmp, QmpError, Share};
 const OLDEST_QEMU: (u64, u64) = (7, 2);
 /// How long QEMU may take to greet on its monitor. It takes 50 ms on an idle machine.
 const GREETING_WAIT: Duration = Duration::from_secs(30);
+/// How long QEMU may take over a command.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// How long QEMU may take to end when it is asked to.
 const QUIT_WAIT: Duration = Duration::from_secs(2);
 /// The first descriptor number for a channel in the child, behind the standard streams.
@@ -184,9 +186,13 @@ impl Vm {
     /// Runs a monitor command without arguments, such as `stop`, `cont` or `query-status`.
     ///
     /// # Errors
-    /// QEMU's refusal, or that it has ended.
+    /// QEMU's refusal, that it says nothing for 30 s, or that it has ended.
     pub async fn monitor(&self, command: &str) -> Result<serde_json::Value, Error> {
-        Ok(self.qmp.lock().await.execute(command).await?)
+        let answer = async { self.qmp.lock().await.execute(command).await };
+        match tokio::time::timeout(ANSWER_WAIT, answer).await {
+            Ok(answer) => Ok(answer?),
+            Err(_elapsed) => Err(QmpError::Silent(ANSWER_WAIT.as_secs()).into()),
+        }
     }
 
     /// Ends the machine by its monitor, and by force when that takes over two seconds. The guest is not asked.

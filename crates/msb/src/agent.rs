@@ -4,12 +4,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use msb_agent_proto::v1::agent_client::AgentClient;
 use msb_agent_proto::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, STREAM_WINDOW_BYTES};
 use tokio::net::UnixStream;
@@ -20,6 +21,10 @@ use tonic::body::Body;
 /// Makes calls to the guest's agent. Clones share the connection.
 pub(crate) type Client = AgentClient<Connection>;
 
+/// How often a supervisor is asked whether it is there, and how long it may take over the answer. One on a host beyond use may
+/// take its time; one that was stopped never answers.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_WAIT: Duration = Duration::from_secs(30);
 /// What an answer may hold, in bytes: a piece of output, and what is around it.
 const MESSAGE_LIMIT: usize = 4 * 1024 * 1024;
 
@@ -61,7 +66,31 @@ impl Drop for OpenCall {
 /// # Errors
 /// When the stream is closed.
 pub(crate) async fn open(stream: UnixStream) -> Result<(Connection, AbortHandle), hyper::Error> {
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+    open_with(stream, &http2::Builder::new(TokioExecutor::new())).await
+}
+
+/// As [`open`], through a supervisor, which answers at any time: a connection on which it does not for a minute is given up.
+///
+/// # Errors
+/// When the stream is closed.
+pub(crate) async fn open_to_supervisor(
+    stream: UnixStream,
+) -> Result<(Connection, AbortHandle), hyper::Error> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_WAIT)
+        .keep_alive_while_idle(true);
+    open_with(stream, &builder).await
+}
+
+async fn open_with(
+    stream: UnixStream,
+    builder: &http2::Builder<TokioExecutor>,
+) -> Result<(Connection, AbortHandle), hyper::Error> {
+    let (sender, connection) = builder
+        .clone()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES)
@@ -138,8 +167,6 @@ impl http_body::Body for CallBody {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use msb_agent_proto::v1::ConfigureRequest;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

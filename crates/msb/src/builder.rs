@@ -14,7 +14,7 @@ use crate::lifetime::Lifetime;
 use crate::network::NetworkBuilder;
 use crate::plan::Plan;
 use crate::storage::Storage;
-use crate::{BindMount, Error, Event, Sandbox, start};
+use crate::{BindMount, Error, Event, Sandbox, Ulimit, start};
 
 /// A guest comes up in 2 to 4 s under TCG on two idle cores, and in less under KVM; the rest is for busy hosts.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -35,6 +35,7 @@ pub struct SandboxBuilder {
     pub(crate) memory_mib: u32,
     pub(crate) storage: Storage,
     pub(crate) env: BTreeMap<String, String>,
+    pub(crate) ulimits: Vec<Ulimit>,
     pub(crate) secrets: Vec<SecretBuilder>,
     pub(crate) network: NetworkBuilder,
     pub(crate) on_event: Option<Sink>,
@@ -57,6 +58,7 @@ impl SandboxBuilder {
             memory_mib: 512,
             storage: Storage::default(),
             env: BTreeMap::new(),
+            ulimits: Vec::new(),
             secrets: Vec::new(),
             network: NetworkBuilder::default(),
             on_event: None,
@@ -139,6 +141,13 @@ impl SandboxBuilder {
     /// Sets a variable in the environment of every exec.
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets a resource limit of every program that is started in the sandbox, and of what that starts. A program's own
+    /// ([`Command::ulimit`](crate::Command::ulimit)) for the same resource counts more.
+    pub fn ulimit(mut self, ulimit: Ulimit) -> Self {
+        self.ulimits.push(ulimit);
         self
     }
 

@@ -77,7 +77,7 @@ impl Link {
                 waited: ANSWER_WAIT,
                 console: match &self.end {
                     End::Machine(machine) => machine.last_lines(),
-                    End::Supervisor(_) => "(its supervisor has the console)".into(),
+                    End::Supervisor(remote) => remote.last_lines().await,
                 },
             }),
         }
@@ -87,9 +87,9 @@ impl Link {
     pub(crate) async fn refine(&self, error: Error) -> Error {
         match &self.end {
             End::Machine(machine) => machine.refine(error).await,
-            End::Supervisor(remote) if matches!(error, Error::Ended { .. }) => Error::Ended {
-                reason: remote.end_reason().await,
-            },
+            End::Supervisor(remote) if matches!(error, Error::Ended { .. }) => {
+                remote.why_gone().await
+            }
             End::Supervisor(_) => error,
         }
     }

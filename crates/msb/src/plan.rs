@@ -22,7 +22,7 @@ use crate::lifetime::Lifetime;
 use crate::limits::NetworkLimits;
 use crate::network::{HostAddress, NetworkBuilder, TlsBuilder, UpstreamSetting};
 use crate::storage::Storage;
-use crate::{Error, PortMapping, SandboxBuilder};
+use crate::{Error, PortMapping, SandboxBuilder, Ulimit};
 
 mod reach;
 
@@ -48,6 +48,7 @@ pub(crate) struct Plan {
     pub(crate) storage: Storage,
     /// The guest's, placeholders included.
     pub(crate) env: BTreeMap<String, String>,
+    pub(crate) ulimits: Vec<Ulimit>,
     pub(crate) secrets: SecretSet,
     pub(crate) policy: Arc<NetworkPolicy>,
     pub(crate) hosts: Vec<(HostName, HostEntry)>,
@@ -104,6 +105,7 @@ impl Plan {
         let secrets = SecretSet::new(secrets)?;
         Ok(Self {
             env: merge_env(builder.env, &secrets)?,
+            ulimits: builder.ulimits,
             secrets,
             policy: Arc::new(policy),
             hosts,

@@ -2,9 +2,9 @@
 
 use std::fmt::{self, Display};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use msb_agent_proto::v1::PowerOffRequest;
+use msb_agent_proto::v1::{PowerOffRequest, SetClockRequest};
 use msb_image::{Guest, ImageConfig, RootDisk};
 use msb_net::PublishedPort;
 use msb_policy::NetworkPolicy;
@@ -13,7 +13,7 @@ use msb_vmm::{Accelerator, Vm};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::exec::Command;
+use crate::exec::{Command, printable};
 use crate::link::Link;
 use crate::outcome::Output;
 use crate::{Error, Fs, Metrics, PortMapping, SandboxBuilder, plan};
@@ -22,6 +22,8 @@ use crate::{Error, Fs, Metrics, PortMapping, SandboxBuilder, plan};
 const POWER_OFF_WAIT: Duration = Duration::from_secs(10);
 /// How long the machine's end may come after its agent's connection is gone.
 pub(crate) const END_WAIT: Duration = Duration::from_secs(2);
+/// How long the agent may take to set the clock.
+const CLOCK_WAIT: Duration = Duration::from_secs(5);
 /// What a kernel says when it gives up.
 const PANIC: &str = "Kernel panic - not syncing";
 /// How much of the console an error shows.
@@ -206,22 +208,45 @@ impl Sandbox {
     }
 
     /// Halts the guest's processors: it keeps its memory and does nothing. Connections of it wait, those that wait too long on
-    /// the other side are given up there, and the guest's clock stands still and stays behind. Harmless when it is so already.
+    /// the other side are given up there, and its clocks stand still. Harmless when it is so already.
     ///
     /// # Errors
-    /// QEMU's refusal, or that it has ended.
+    /// QEMU's refusal, that it does not answer, or that it has ended.
     pub async fn pause(&self) -> Result<(), Error> {
         self.machine.vm.monitor("stop").await?;
         Ok(())
     }
 
-    /// Lets the guest's processors go on. Harmless when they do.
+    /// Lets the guest's processors go on, and sets its time of day, without which it would take certificates for not yet valid.
+    /// Its monotonic clock goes on from where it was. Harmless when they do go on.
     ///
     /// # Errors
-    /// QEMU's refusal, or that it has ended.
+    /// QEMU's refusal, that it does not answer, or that it has ended. That the guest did not take the time is a warning.
     pub async fn resume(&self) -> Result<(), Error> {
         self.machine.vm.monitor("cont").await?;
+        if let Err(reason) = self.set_clock().await {
+            tracing::warn!(
+                sandbox = self.name,
+                "the guest's clock is behind by the length of its pause: {reason}"
+            );
+        }
         Ok(())
+    }
+
+    async fn set_clock(&self) -> Result<(), String> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let since = since.map_err(|error| error.to_string())?;
+        let unix_ns = u64::try_from(since.as_nanos()).map_err(|error| error.to_string())?;
+        let mut client = self.link.client();
+        let call = client.set_clock(SetClockRequest { unix_ns });
+        match tokio::time::timeout(CLOCK_WAIT, call).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(printable(status.message())),
+            Err(_elapsed) => Err(format!(
+                "its agent did not answer within {} s",
+                CLOCK_WAIT.as_secs()
+            )),
+        }
     }
 
     /// Waits for the sandbox's end and tells the reason: its guest's power-off, a violation, a crash.
@@ -296,22 +321,22 @@ impl Running {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use msb_vmm::{Attachments, Machine};
 
     use super::*;
 
-    /// A stand-in for QEMU: agrees on its monitor and then does nothing.
+    /// A stand-in for QEMU: agrees on its monitor, says something on its console, and then does nothing.
     const QEMU: &str = r#"#!/bin/sh
 printf '%s\n' '{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}}, "capabilities": []}}' >&3
 read -r line <&3
+echo last words
 printf '%s\n' '{"return": {}, "id": 0}' >&3
 exec sleep 1000
 "#;
 
-    /// A program of the guest that is still held has a part in the machine.
-    #[tokio::test]
-    async fn the_machine_ends_with_its_sandbox_whoever_holds_it() {
+    /// A machine in which nothing runs.
+    pub(crate) async fn stand_in() -> Arc<Running> {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let mut description = Machine::new("vmlinux", "initramfs", Accelerator::Tcg);
@@ -323,7 +348,13 @@ exec sleep 1000
             .await
             .unwrap();
         let (_terminate, end) = watch::channel(None);
-        let machine = Arc::new(Running { vm, end });
+        Arc::new(Running { vm, end })
+    }
+
+    /// A program of the guest that is still held has a part in the machine.
+    #[tokio::test]
+    async fn the_machine_ends_with_its_sandbox_whoever_holds_it() {
+        let machine = stand_in().await;
         let tasks = Tasks {
             machine: Arc::clone(&machine),
             network: None,

@@ -90,6 +90,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Sandbox, Error> {
         ca_pem: authorities.into_iter().map(Into::into).collect(),
         env: environment(&plan, &root.config),
         mounts: plan.storage.requests(),
+        ulimits: plan.ulimits.iter().copied().map(Into::into).collect(),
     };
     let configured = configure_guest(&plan, request, &events, &machine, agent.client()).await;
     if let Err(error) = configured {
@@ -218,12 +219,17 @@ fn watch_for_termination(machine: &Arc<Running>) -> JoinHandle<()> {
     })
 }
 
-/// Tells of a directory that is not served any more.
+/// Ends the machine when one of its directories is not served any more: whatever touches it in the guest would hang for ever,
+/// and nobody can serve it anew.
 fn watch_shares(machine: &Arc<Running>, events: &Events) -> JoinHandle<()> {
     let (machine, events) = (Arc::clone(machine), events.clone());
     tokio::spawn(async move {
         let error = machine.vm.share_ended().await;
-        events.emit(&Event::Warning(error.to_string()));
+        // As a rule it is the machine that ends, and who serves it next.
+        let end = tokio::time::timeout(END_WAIT, machine.vm.wait()).await;
+        if end.is_err() {
+            events.end(&format!("one of its directories is lost: {error}"));
+        }
     })
 }
 

@@ -19,6 +19,9 @@ pub struct ConfigureRequest {
     /// Directories of the host, mounted in this order. One that cannot be mounted fails the call.
     #[prost(message, repeated, tag = "5")]
     pub mounts: ::prost::alloc::vec::Vec<Mount>,
+    /// Of every exec; an exec's own for the same resource wins. One that Linux has not fails the call.
+    #[prost(message, repeated, tag = "6")]
+    pub ulimits: ::prost::alloc::vec::Vec<Ulimit>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Mount {
@@ -345,6 +348,18 @@ pub struct UnpackTreeResponse {
     pub entries: u64,
     #[prost(uint64, tag = "2")]
     pub len_bytes: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetClockRequest {
+    /// Nanoseconds since 1970, to the year 2262.
+    #[prost(uint64, tag = "1")]
+    pub unix_ns: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetClockResponse {
+    /// How far the clock was behind.
+    #[prost(uint64, tag = "1")]
+    pub behind_ns: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MeasureRequest {}
@@ -741,6 +756,31 @@ pub mod agent_client {
                 .insert(GrpcMethod::new("msb.agent.v1.Agent", "UnpackTree"));
             self.inner.client_streaming(req, path, codec).await
         }
+        /// Tells the time of day, which stood still while the machine was paused. A clock that is ahead stays as it is.
+        pub async fn set_clock(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetClockRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetClockResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/msb.agent.v1.Agent/SetClock",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("msb.agent.v1.Agent", "SetClock"));
+            self.inner.unary(req, path, codec).await
+        }
         /// How the guest is doing.
         pub async fn measure(
             &mut self,
@@ -904,6 +944,14 @@ pub mod agent_server {
             request: tonic::Request<tonic::Streaming<super::FileInput>>,
         ) -> std::result::Result<
             tonic::Response<super::UnpackTreeResponse>,
+            tonic::Status,
+        >;
+        /// Tells the time of day, which stood still while the machine was paused. A clock that is ahead stays as it is.
+        async fn set_clock(
+            &self,
+            request: tonic::Request<super::SetClockRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetClockResponse>,
             tonic::Status,
         >;
         /// How the guest is doing.
@@ -1523,6 +1571,49 @@ pub mod agent_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/msb.agent.v1.Agent/SetClock" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetClockSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::SetClockRequest>
+                    for SetClockSvc<T> {
+                        type Response = super::SetClockResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetClockRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::set_clock(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetClockSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

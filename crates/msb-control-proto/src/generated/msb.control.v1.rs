@@ -32,6 +32,9 @@ pub struct InspectResponse {
     /// Whether the command has a terminal.
     #[prost(bool, tag = "10")]
     pub has_tty: bool,
+    /// The last lines of the guest's console and of QEMU, made printable.
+    #[prost(string, tag = "11")]
+    pub console: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopRequest {
@@ -326,7 +329,8 @@ pub mod control_client {
                 .insert(GrpcMethod::new("msb.control.v1.Control", "Signal"));
             self.inner.unary(req, path, codec).await
         }
-        /// Halts the guest's processors, and lets them go on. Either is harmless when it is so already.
+        /// Halts the guest's processors, and lets them go on with the time of day as it is then. Either is harmless when it is so
+        /// already.
         pub async fn pause(
             &mut self,
             request: impl tonic::IntoRequest<super::PauseRequest>,
@@ -476,7 +480,8 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::SignalRequest>,
         ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
-        /// Halts the guest's processors, and lets them go on. Either is harmless when it is so already.
+        /// Halts the guest's processors, and lets them go on with the time of day as it is then. Either is harmless when it is so
+        /// already.
         async fn pause(
             &self,
             request: tonic::Request<super::PauseRequest>,

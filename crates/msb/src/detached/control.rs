@@ -33,6 +33,7 @@ use tower_service::Service;
 use super::forward;
 use crate::agent::Connection;
 use crate::exec::Stdin;
+use crate::sandbox::Running;
 
 /// Clients at once. Each command of the CLI is one, for as long as it takes.
 const MAX_CLIENTS: usize = 256;
@@ -62,6 +63,7 @@ pub(crate) struct Told {
     pub(crate) states: StateDir,
     pub(crate) name: Name,
     pub(crate) facts: Arc<Facts>,
+    pub(crate) machine: Arc<Running>,
     pub(crate) paused: Arc<AtomicBool>,
     pub(crate) stdin: Option<Stdin>,
 }
@@ -250,6 +252,7 @@ impl Control for Answers {
             ca_pem: facts.ca_pem.clone(),
             takes_input: self.0.stdin.is_some(),
             has_tty: facts.has_tty,
+            console: self.0.machine.last_lines(),
         }))
     }
 

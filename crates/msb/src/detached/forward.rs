@@ -18,7 +18,7 @@ use crate::agent::{CallBody, Connection};
 /// The agent's service.
 const AGENT: &str = "/msb.agent.v1.Agent/";
 /// Calls that are the supervisor's alone to make.
-const OURS: [&str; 2] = ["Configure", "PowerOff"];
+const OURS: [&str; 3] = ["Configure", "PowerOff", "SetClock"];
 
 /// Whether a call is for the agent.
 pub(crate) fn is_for_agent(path: &str) -> bool {

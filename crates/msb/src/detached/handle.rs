@@ -31,6 +31,8 @@ type Client = ControlClient<Connection>;
 
 /// Pieces of input on their way.
 const INPUT_QUEUE: usize = 2;
+/// How long the supervisor may take to tell of the guest's console.
+const CONSOLE_WAIT: Duration = Duration::from_secs(5);
 /// How long the record of an ended sandbox may take to come.
 const RECORD_WAIT: Duration = Duration::from_secs(2);
 
@@ -104,7 +106,7 @@ impl SandboxHandle {
         name: Name,
         stream: UnixStream,
     ) -> Result<Self, Error> {
-        let opened = agent::open(stream).await;
+        let opened = agent::open_to_supervisor(stream).await;
         let (connection, driver) = opened.map_err(|error| Error::Control(error.to_string()))?;
         let remote = Arc::new(Remote {
             connection: connection.clone(),
@@ -189,7 +191,7 @@ impl SandboxHandle {
     /// `timeout`. Returns when nothing holds the sandbox any more.
     ///
     /// # Errors
-    /// The supervisor cannot be reached.
+    /// The supervisor does not answer for a minute.
     pub async fn stop(&self, timeout: Duration) -> Result<Ended, Error> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         let mut client = self.remote.client();
@@ -200,7 +202,7 @@ impl SandboxHandle {
     /// Ends the sandbox at once. Returns when nothing holds it any more.
     ///
     /// # Errors
-    /// The supervisor cannot be reached.
+    /// As [`stop`](Self::stop).
     pub async fn kill(&self) -> Result<Ended, Error> {
         let mut client = self.remote.client();
         self.remote.ended(client.kill(KillRequest {})).await
@@ -227,7 +229,7 @@ impl SandboxHandle {
     }
 
     /// Halts the guest's processors: it keeps its memory and does nothing. Connections of it wait, those that wait too long on
-    /// the other side are given up there, and the guest's clock stands still and stays behind.
+    /// the other side are given up there, and its clocks stand still.
     ///
     /// # Errors
     /// [`Error::Ended`], or QEMU's refusal.
@@ -239,7 +241,7 @@ impl SandboxHandle {
             .map(drop)
     }
 
-    /// Lets the guest's processors go on.
+    /// Lets the guest's processors go on, and sets its time of day. Its monotonic clock goes on from where it was.
     ///
     /// # Errors
     /// [`Error::Ended`], or QEMU's refusal.
@@ -254,7 +256,7 @@ impl SandboxHandle {
     /// Waits for its end. Nothing holds the sandbox any more then.
     ///
     /// # Errors
-    /// None at present: a supervisor that ended without a word is told as the reason.
+    /// The supervisor does not answer for a minute. One that ended without a word is told as the reason.
     pub async fn wait(&self) -> Result<Ended, Error> {
         let mut client = self.remote.client();
         self.remote.ended(client.wait(WaitRequest {})).await
@@ -307,14 +309,15 @@ impl Remote {
 
     async fn explain(&self, status: Status) -> Error {
         match status.code() {
-            Code::Unavailable | Code::Unknown | Code::Cancelled => Error::Ended {
-                reason: self.end_reason().await,
-            },
+            Code::Unavailable | Code::Unknown | Code::Cancelled => self.why_gone().await,
             _ => Error::Control(printable(status.message())),
         }
     }
 
     /// The end that a call waits for, or what is on disk of it.
+    ///
+    /// # Errors
+    /// The supervisor says nothing and has not let go.
     async fn ended(
         &self,
         call: impl Future<Output = Result<tonic::Response<msb_control_proto::v1::Ended>, Status>>,
@@ -326,15 +329,39 @@ impl Remote {
                 code: answer.code.and_then(|code| u8::try_from(code).ok()),
             });
         }
-        Ok(self.recorded_end().await)
+        match self.recorded_end().await {
+            Some(ended) => Ok(ended),
+            None => Err(self.silent()),
+        }
     }
 
-    pub(crate) async fn end_reason(&self) -> String {
-        self.recorded_end().await.reason
+    /// Why the connection is gone.
+    pub(crate) async fn why_gone(&self) -> Error {
+        match self.recorded_end().await {
+            Some(Ended { reason, .. }) => Error::Ended { reason },
+            None => self.silent(),
+        }
     }
 
-    /// What the supervisor has written down, once it lets go.
-    async fn recorded_end(&self) -> Ended {
+    fn silent(&self) -> Error {
+        let name = &self.name;
+        Error::Control(format!(
+            "the supervisor of the sandbox {name} does not answer: end it with `msb rm -f {name}`"
+        ))
+    }
+
+    /// The last lines of the guest's console, for the error of a guest that does not answer.
+    pub(crate) async fn last_lines(&self) -> String {
+        let mut client = self.client();
+        let asked = tokio::time::timeout(CONSOLE_WAIT, client.inspect(InspectRequest {})).await;
+        match asked {
+            Ok(Ok(answer)) => answer.into_inner().console,
+            _ => "(its supervisor does not answer either)".to_owned(),
+        }
+    }
+
+    /// What the supervisor has written down, once it lets go; `None` if it does not.
+    async fn recorded_end(&self) -> Option<Ended> {
         let deadline = tokio::time::Instant::now() + RECORD_WAIT;
         loop {
             let (states, name) = (self.states.clone(), self.name.clone());
@@ -344,7 +371,7 @@ impl Remote {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     continue;
                 }
-                Ok((true, ..)) => ("its supervisor does not answer".to_owned(), None),
+                Ok((true, ..)) => return None,
                 Ok((_, State::Ended, Some(record))) => match record.phase {
                     Phase::Ended { reason, code } => (reason, code),
                     _ => ("it has ended".to_owned(), None),
@@ -352,7 +379,7 @@ impl Remote {
                 Ok(_) => ("its supervisor ended without a word".to_owned(), None),
                 Err(error) => (error.whole(), None),
             };
-            return Ended { reason, code };
+            return Some(Ended { reason, code });
         }
     }
 }
@@ -459,3 +486,6 @@ async fn outcome(
     task.await
         .unwrap_or_else(|error| Err(Error::Control(error.to_string())))
 }
+
+#[cfg(test)]
+mod tests;

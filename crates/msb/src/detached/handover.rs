@@ -35,7 +35,7 @@ const INHERITED: &[&str] = &[
 ];
 
 /// First on the socket: whoever runs the hidden subcommand by hand has no such thing to say.
-const GREETING: &[u8; 8] = b"msb-go-1";
+const GREETING: &[u8; 8] = b"msb-go-2";
 /// The most secrets, and the longest name or value of one, in bytes.
 const MAX_VALUES: u32 = 10_000;
 const MAX_TEXT: u32 = 1 << 20;
@@ -54,12 +54,20 @@ enum Answer {
     Failed { code: u8, text: String },
 }
 
+/// What a supervisor is told. Without `Debug`, which would show values.
+#[derive(PartialEq)]
+pub(crate) struct Told {
+    /// When the sandbox was created that is meant. Values are for that one, and not for another that has its name since.
+    pub(crate) created_ms: u64,
+    pub(crate) values: Values,
+}
+
 /// Starts a supervisor for the sandbox `name` and returns when the sandbox is up.
 pub(crate) async fn start(
     states: &StateDir,
     name: &Name,
     supervisor: &Supervisor,
-    values: &Values,
+    told: &Told,
 ) -> Result<(), Error> {
     let host = |what: &'static str| move |source| Error::Host { what, source };
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(host("a socket pair"))?;
@@ -70,7 +78,7 @@ pub(crate) async fn start(
     let ours = UnixStream::from_std(ours).map_err(host("a socket"))?;
     let (reader, mut writer) = ours.into_split();
     // One that has ended already is told below.
-    let _ = hand_over(&mut writer, values).await;
+    let _ = hand_over(&mut writer, told).await;
     crash::point("start-handed-over");
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader.take(MAX_ANSWER));
@@ -128,14 +136,15 @@ fn spawn(
     command.spawn().map_err(failed)
 }
 
-async fn hand_over(writer: &mut (impl AsyncWriteExt + Unpin), values: &Values) -> io::Result<()> {
+async fn hand_over(writer: &mut (impl AsyncWriteExt + Unpin), told: &Told) -> io::Result<()> {
     let len = |len: usize| {
         let len = u32::try_from(len).map_err(io::Error::other)?;
         io::Result::Ok(len.to_be_bytes())
     };
     writer.write_all(GREETING).await?;
-    writer.write_all(&len(values.len())?).await?;
-    for (name, value) in values {
+    writer.write_u64(told.created_ms).await?;
+    writer.write_all(&len(told.values.len())?).await?;
+    for (name, value) in &told.values {
         for text in [name.as_bytes(), value.as_bytes()] {
             writer.write_all(&len(text.len())?).await?;
             writer.write_all(text).await?;
@@ -162,15 +171,16 @@ impl Starter {
         UnixStream::from_std(stream).map(Self)
     }
 
-    /// Takes the values of the secrets.
+    /// Takes the values of the secrets, and whose they are.
     ///
     /// # Errors
     /// What came is something else.
-    pub(crate) async fn values(&mut self) -> io::Result<Values> {
+    pub(crate) async fn told(&mut self) -> io::Result<Told> {
         let unexpected =
             || io::Error::other("it did not say what a program that starts a sandbox does");
         let mut greeting = [0; GREETING.len()];
         self.0.read_exact(&mut greeting).await?;
+        let created_ms = self.0.read_u64().await?;
         let count = self.0.read_u32().await?;
         if greeting != *GREETING || count > MAX_VALUES {
             return Err(unexpected());
@@ -181,7 +191,7 @@ impl Starter {
             let value = self.text().await?;
             values.insert(name.as_str().to_owned(), value);
         }
-        Ok(values)
+        Ok(Told { created_ms, values })
     }
 
     /// In one allocation: a growing one would leave copies behind.
@@ -248,10 +258,13 @@ mod tests {
             &[("A", ""), ("B", "line\nbreak\0"), ("C", "ü")],
         ] {
             let (mut ours, theirs) = UnixStream::pair().unwrap();
-            let sent = values(pairs);
+            let sent = Told {
+                created_ms: u64::MAX - 1,
+                values: values(pairs),
+            };
             hand_over(&mut ours, &sent).await.unwrap();
             let mut starter = Starter(theirs);
-            assert_eq!(starter.values().await.unwrap(), sent);
+            assert!(starter.told().await.unwrap() == sent, "{pairs:?}");
             drop(ours);
             starter.gone().await;
         }
@@ -260,13 +273,14 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_starter_is_refused() {
         let mut greeting = GREETING.to_vec();
+        greeting.extend([0; 8]);
         greeting.extend([0, 0, 0, 1]);
         let with = |rest: &[u8]| [&greeting[..], rest].concat();
         for said in [
             b"".to_vec(),
             b"msb-go-".to_vec(),
             b"GET / HTTP/1.1\r\n".to_vec(),
-            [&GREETING[..], &[0xff; 4]].concat(),
+            [&GREETING[..], &[0xff; 12]].concat(),
             with(&[0xff; 8]),
             with(&[0, 0, 0, 1, 0xff, 0, 0, 0, 0]),
             with(&[0, 0, 0, 9, b'x']),
@@ -274,7 +288,7 @@ mod tests {
             let (mut ours, theirs) = UnixStream::pair().unwrap();
             ours.write_all(&said).await.unwrap();
             drop(ours);
-            Starter(theirs).values().await.unwrap_err();
+            assert!(Starter(theirs).told().await.is_err(), "{said:?}");
         }
     }
 }

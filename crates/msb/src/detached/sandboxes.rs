@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
-use super::handover;
+use super::handover::{self, Told};
 use super::spec::{Spec, Values};
 use crate::{Detach, Error, Logs, Sandbox, SandboxBuilder, SandboxHandle, Supervisor};
 
@@ -203,29 +203,24 @@ impl Sandboxes {
         Ok(SandboxInfo::new(seen))
     }
 
-    /// Writes a sandbox down under its name, without starting it. Values that its secrets were given are forgotten: they
-    /// are told again when it is started.
+    /// Writes a sandbox down under its name, without starting it. Returns the values that its secrets were given, which are
+    /// not kept: they are told again each time it is [started](Self::start).
     ///
     /// # Errors
     /// What cannot be as it is configured; a name that is taken.
-    pub async fn create(&self, builder: SandboxBuilder, detach: &Detach) -> Result<(), Error> {
-        self.write_down(builder, detach).await.map(drop)
-    }
-
-    async fn write_down(
+    pub async fn create(
         &self,
         builder: SandboxBuilder,
         detach: &Detach,
-    ) -> Result<(Name, SecretValues), Error> {
+    ) -> Result<SecretValues, Error> {
         let name = builder.name.parse::<Name>()?;
         let (spec, values) = Spec::split(name.as_str(), builder, detach)?;
         let config = spec.to_json()?;
         let states = self.states.clone();
-        let name = blocking(move || {
-            states.create(&name, config)?;
-            Ok(name)
-        });
-        Ok((name.await?, SecretValues(values)))
+        let created = blocking(move || Ok(states.create(&name, config)?));
+        created.await.map(drop)?;
+        crash::point("start-created");
+        Ok(SecretValues(values))
     }
 
     /// Starts a sandbox that is not running, with the values of its secrets, and returns when it is up. It goes on when this
@@ -256,14 +251,17 @@ impl Sandboxes {
             name: name.to_string(),
             reason: seen.damage.unwrap_or_default(),
         })?;
+        let created_ms = record.created_ms;
         let spec = Spec::read(record.config)?;
         if let Some(missing) = spec.secret_names().find(|env| !values.0.contains_key(*env)) {
             return Err(Error::Config(format!(
                 "the secret {missing} has no value: values are not kept, and are told each time a sandbox is started"
             )));
         }
-        handover::start(&self.states, &name, supervisor, &values.0).await?;
-        drop(values);
+        let SecretValues(values) = values;
+        let told = Told { created_ms, values };
+        handover::start(&self.states, &name, supervisor, &told).await?;
+        drop(told);
         self.connect_to(name).await
     }
 
@@ -281,12 +279,29 @@ impl Sandboxes {
         detach: &Detach,
         supervisor: &Supervisor,
     ) -> Result<SandboxHandle, Error> {
-        let (name, values) = self.write_down(builder, detach).await?;
-        crash::point("start-created");
-        let started = self.start(name.as_str(), supervisor, values).await;
+        let name = builder.name.clone();
+        let values = self.create(builder, detach).await?;
+        self.start_new(&name, supervisor, values).await
+    }
+
+    /// As [`start`](Self::start), for a sandbox that this program has [created](Self::create) for it: one that could not be
+    /// started is removed.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    ///
+    /// # Cancellation
+    /// Dropping the future ends what was started; what was written down is left.
+    pub async fn start_new(
+        &self,
+        name: &str,
+        supervisor: &Supervisor,
+        values: SecretValues,
+    ) -> Result<SandboxHandle, Error> {
+        let started = self.start(name, supervisor, values).await;
         if matches!(started, Err(ref error) if !matches!(error, Error::Ended { .. })) {
             // Its supervisor may still be on its way out.
-            let _ = self.force_remove(name.as_str()).await;
+            let _ = self.force_remove(name).await;
         }
         started
     }

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::lifetime::Lifetime;
 use crate::plan::Plan;
 use crate::storage::Storage;
-use crate::{Detach, Error, NetworkBuilder, SandboxBuilder, SecretBuilder, words};
+use crate::{Detach, Error, NetworkBuilder, SandboxBuilder, SecretBuilder, Ulimit, words};
 
 /// A value for a check of everything else: no program sees it. Long enough for placeholders like it.
 const STAND_IN: &str = "stand-in-000000000000000000000000";
@@ -37,6 +37,9 @@ pub(crate) struct Spec {
     memory_mib: u32,
     storage: Storage,
     env: BTreeMap<String, String>,
+    /// As a [`Ulimit`] is written.
+    #[serde(default)]
+    ulimits: Vec<String>,
     secrets: Vec<SecretSettings>,
     network: NetworkBuilder,
     boot_timeout: Duration,
@@ -93,6 +96,7 @@ impl Spec {
             memory_mib,
             mut storage,
             env,
+            ulimits,
             secrets,
             mut network,
             on_event,
@@ -139,6 +143,7 @@ impl Spec {
             memory_mib,
             storage,
             env,
+            ulimits: ulimits.iter().map(Ulimit::to_string).collect(),
             secrets: settings,
             network,
             boot_timeout,
@@ -216,6 +221,10 @@ impl Spec {
         builder.memory_mib = self.memory_mib;
         builder.storage = self.storage;
         builder.env = self.env;
+        let ulimits = self.ulimits.iter().map(|text| text.parse::<Ulimit>());
+        builder.ulimits = ulimits
+            .collect::<Result<_, _>>()
+            .map_err(|error| Error::Config(error.to_string()))?;
         builder.network = self.network;
         builder.boot_timeout = self.boot_timeout;
         builder.lifetime = self.lifetime;

@@ -1,7 +1,9 @@
 //! The process that holds one detached sandbox from its start to its end, and is nothing but that.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +14,7 @@ use msb_state::{Name, Owned, Phase, StateDir, Stream, crash};
 use serde_json::json;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::Status;
 
@@ -35,6 +37,8 @@ const KILLED: u8 = 137;
 const CONSOLE_LINES: usize = 100;
 /// The size of a terminal before anybody has said another.
 const TERMINAL: (u16, u16) = (24, 80);
+/// How often is looked whether the sandbox's directory is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Requests that wait.
 const ASKS: usize = 16;
 
@@ -62,8 +66,13 @@ pub async fn supervise(states: PathBuf, name: &str) -> Result<(), Error> {
         let name: Name = name.parse()?;
         let owned = states.own(&name)?;
         crash::point("supervisor-owning");
-        let values = starter.values().await.map_err(host)?;
+        let told = starter.told().await.map_err(host)?;
         crash::point("supervisor-values-read");
+        if told.created_ms != owned.record().created_ms {
+            return Err(Error::Config(format!(
+                "the sandbox {name} was removed and made anew meanwhile: start it again"
+            )));
+        }
         let log = LogThread::start(owned.log()?).map_err(host)?;
         log.catch_all();
         Ok((
@@ -74,7 +83,7 @@ pub async fn supervise(states: PathBuf, name: &str) -> Result<(), Error> {
                 log,
                 signals,
             },
-            values,
+            told.values,
         ))
     };
     let (held, values) = match held.await {
@@ -101,6 +110,7 @@ struct Up {
     sandbox: Sandbox,
     command: Option<Running>,
     listener: UnixListener,
+    facts: Facts,
     // Written to until the end.
     _events: Option<EventFile>,
 }
@@ -119,6 +129,8 @@ enum Why {
     Machine(String),
     Stop(Duration),
     Kill,
+    /// Its directory is gone: nobody could reach it.
+    Lost,
 }
 
 impl Held {
@@ -167,10 +179,20 @@ impl Held {
         crash::point("supervisor-listening");
         let command = start_command(&sandbox, &command, self.log.sink()).await?;
         crash::point("supervisor-command-started");
+        let facts = facts(&sandbox, command.as_ref());
+        self.owned.set_facts(json!({
+            "ports": facts.ports,
+            "accelerator": facts.accelerator,
+            "vmm_pid": facts.vmm_pid,
+            "supervisor_pid": std::process::id(),
+        }));
+        self.owned.set_phase(Phase::Running)?;
+        crash::point("supervisor-running");
         Ok(Up {
             sandbox,
             command,
             listener,
+            facts,
             _events: events,
         })
     }
@@ -180,25 +202,6 @@ impl Held {
         let (asks, mut asked) = mpsc::channel(ASKS);
         let (ended, told_end) = watch::channel(None);
         let paused = Arc::<AtomicBool>::default();
-        let facts = Facts {
-            vmm_pid: up.sandbox.vmm_pid(),
-            ports: up.sandbox.ports().map(|port| port.to_string()).collect(),
-            accelerator: match up.sandbox.accelerator() {
-                msb_vmm::Accelerator::Kvm => "kvm",
-                msb_vmm::Accelerator::Tcg => "tcg",
-            },
-            command_pid: up.command.as_ref().map(|command| command.pid),
-            has_tty: up.command.as_ref().is_some_and(|command| command.has_tty),
-            ca_pem: up.sandbox.ca_certificate().map(str::to_owned),
-        };
-        self.owned.set_facts(json!({
-            "ports": facts.ports,
-            "accelerator": facts.accelerator,
-            "vmm_pid": facts.vmm_pid,
-            "supervisor_pid": std::process::id(),
-        }));
-        self.owned.set_phase(Phase::Running)?;
-        crash::point("supervisor-running");
         let told = Told {
             agent: up.sandbox.link.connection(),
             asks,
@@ -206,7 +209,8 @@ impl Held {
             written: self.log.written(),
             states: self.states.clone(),
             name: self.name.clone(),
-            facts: Arc::new(facts),
+            facts: Arc::new(up.facts),
+            machine: Arc::clone(&up.sandbox.machine),
             paused: Arc::clone(&paused),
             stdin: up
                 .command
@@ -235,43 +239,45 @@ impl Held {
         asked: &mut mpsc::Receiver<Ask>,
         paused: &AtomicBool,
     ) -> Why {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        // What QEMU is asked for may hang with it, and must hold up nothing that ends it.
+        let mut changing = Changing::default();
         loop {
             tokio::select! {
                 status = ended(command) => return Why::Command(status),
                 reason = sandbox.wait() => return Why::Machine(reason),
                 () = self.signals.next() => return Why::Stop(TERMINATE_WAIT),
-                ask = asked.recv() => match ask {
-                    Some(Ask::Stop(timeout)) => return Why::Stop(timeout),
-                    Some(Ask::Kill) | None => return Why::Kill,
-                    Some(Ask::Pause(answer)) => {
-                        let done = self.set_paused(sandbox, paused, true).await;
-                        let _ = answer.send(done);
-                    }
-                    Some(Ask::Resume(answer)) => {
-                        let done = self.set_paused(sandbox, paused, false).await;
-                        let _ = answer.send(done);
-                    }
+                _ = looks.tick() => if !self.owned.is_in_place() {
+                    return Why::Lost;
                 },
+                (to, done) = changing.done() => {
+                    let done = done.and_then(|()| self.write_paused(paused, to));
+                    changing.answer(done);
+                    changing.go_on(sandbox);
+                }
+                ask = asked.recv() => {
+                    match ask {
+                        Some(Ask::Stop(timeout)) => return Why::Stop(timeout),
+                        Some(Ask::Kill) | None => return Why::Kill,
+                        Some(Ask::Pause(answer)) => changing.asked.push_back((true, answer)),
+                        Some(Ask::Resume(answer)) => changing.asked.push_back((false, answer)),
+                    }
+                    changing.go_on(sandbox);
+                }
             }
         }
     }
 
-    async fn set_paused(
-        &mut self,
-        sandbox: &Sandbox,
-        paused: &AtomicBool,
-        to: bool,
-    ) -> Result<(), Status> {
-        let (done, phase) = match to {
-            true => (sandbox.pause().await, Phase::Paused),
-            false => (sandbox.resume().await, Phase::Running),
-        };
-        done.map_err(|error| Status::internal(error.whole()))?;
-        if paused.swap(to, Ordering::Relaxed) != to {
-            let written = self.owned.set_phase(phase);
-            written.map_err(|error| Status::internal(Error::from(error).whole()))?;
+    fn write_paused(&mut self, paused: &AtomicBool, to: bool) -> Result<(), Status> {
+        if paused.swap(to, Ordering::Relaxed) == to {
+            return Ok(());
         }
-        Ok(())
+        let phase = match to {
+            true => Phase::Paused,
+            false => Phase::Running,
+        };
+        let written = self.owned.set_phase(phase);
+        written.map_err(|error| Status::internal(Error::from(error).whole()))
     }
 
     /// Writes the end down, lets the sandbox go, and tells those who wait for it.
@@ -298,6 +304,63 @@ impl Held {
             let code = code.map(u32::from);
             waiting.send_replace(Some(Ended { reason, code }));
         }
+    }
+}
+
+type Answer = oneshot::Sender<Result<(), Status>>;
+
+/// Requests to pause the sandbox (true) or to let it go on, one at a time.
+#[derive(Default)]
+struct Changing<'a> {
+    /// The first is being done. As many as there are clients.
+    asked: VecDeque<(bool, Answer)>,
+    doing: Option<Doing<'a>>,
+}
+
+type Doing<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+
+impl<'a> Changing<'a> {
+    /// Begins with the next, if nothing is being done.
+    fn go_on(&mut self, sandbox: &'a Sandbox) {
+        if self.doing.is_some() {
+            return;
+        }
+        self.doing = self.asked.front().map(|(to, _)| match to {
+            true => Box::pin(sandbox.pause()) as Doing<'a>,
+            false => Box::pin(sandbox.resume()),
+        });
+    }
+
+    /// Waits for what is being done, and tells what it was; never ends if there is nothing.
+    async fn done(&mut self) -> (bool, Result<(), Status>) {
+        let (Some(doing), Some((to, _))) = (&mut self.doing, self.asked.front()) else {
+            return std::future::pending().await;
+        };
+        let done = doing.await;
+        self.doing = None;
+        (*to, done.map_err(|error| Status::internal(error.whole())))
+    }
+
+    fn answer(&mut self, done: Result<(), Status>) {
+        if let Some((_, answer)) = self.asked.pop_front() {
+            // Whoever asked may have gone.
+            let _ = answer.send(done);
+        }
+    }
+}
+
+/// What does not change while the sandbox is up.
+fn facts(sandbox: &Sandbox, command: Option<&Running>) -> Facts {
+    Facts {
+        vmm_pid: sandbox.vmm_pid(),
+        ports: sandbox.ports().map(|port| port.to_string()).collect(),
+        accelerator: match sandbox.accelerator() {
+            msb_vmm::Accelerator::Kvm => "kvm",
+            msb_vmm::Accelerator::Tcg => "tcg",
+        },
+        command_pid: command.map(|command| command.pid),
+        has_tty: command.is_some_and(|command| command.has_tty),
+        ca_pem: sandbox.ca_certificate().map(str::to_owned),
     }
 }
 
@@ -350,6 +413,11 @@ async fn finish(
             sandbox.kill().await;
             ("it was killed".to_owned(), command.map(|_| KILLED))
         }
+        Why::Lost => {
+            sandbox.kill().await;
+            let reason = "its directory was removed while it ran";
+            (reason.to_owned(), command.map(|_| KILLED))
+        }
         Why::Stop(timeout) => {
             let in_order = stop(sandbox, command, timeout);
             tokio::select! {
@@ -387,7 +455,7 @@ async fn stop(
 ) -> (String, Option<u8>) {
     let deadline = tokio::time::Instant::now() + timeout;
     // One that is halted ends nothing in order; to let go on what runs is harmless.
-    let _ = sandbox.resume().await;
+    let _ = tokio::time::timeout_at(deadline, sandbox.resume()).await;
     let mut code = None;
     if let Some(mut command) = command {
         let asked = async {
@@ -460,7 +528,14 @@ async fn write_output(mut process: Process, log: LogSink) -> Result<ExitStatus, 
         let (stream, bytes): (_, Bytes) = match process.next().await? {
             Piece::Stdout(bytes) => (Stream::Stdout, bytes),
             Piece::Stderr(bytes) => (Stream::Stderr, bytes),
-            Piece::Exit(status) => return Ok(status),
+            Piece::Exit(status) => {
+                for killed in process.killed_for_memory() {
+                    let text =
+                        format!("the guest ran out of memory, and its kernel killed {killed}\n");
+                    log.write(Stream::Msb, text.into()).await;
+                }
+                return Ok(status);
+            }
         };
         log.write(stream, bytes).await;
     }
