@@ -22,6 +22,9 @@ pub(crate) async fn exec(args: Exec) -> Result<u8> {
         let (name, value) = run::variable(text)?;
         command = command.env(name, value);
     }
+    for ulimit in &args.program.ulimits {
+        command = command.ulimit(*ulimit);
+    }
     let sets_term = args.env.iter().any(|text| run::names(text, "TERM"));
     tokio::select! {
         outcome = args.program.run(command, sets_term) => outcome,

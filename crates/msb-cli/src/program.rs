@@ -39,7 +39,8 @@ pub(crate) struct ProgramArgs {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: Option<u64>,
 
-    /// A resource limit of the command, as in nofile=1024:2048. May be repeated.
+    /// A resource limit, as in nofile=1024:2048: with `exec` of the command, else of every program that is started in the
+    /// sandbox. May be repeated.
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     pub(crate) ulimits: Vec<Ulimit>,
 }
@@ -56,9 +57,6 @@ impl ProgramArgs {
         }
         if let Some(dir) = &self.workdir {
             command = command.cwd(dir);
-        }
-        for ulimit in &self.ulimits {
-            command = command.ulimit(*ulimit);
         }
         if let Some(seconds) = self.timeout {
             command = command.timeout(Duration::from_secs(seconds));
@@ -115,9 +113,6 @@ impl ProgramArgs {
         }
         if let Some(seconds) = self.timeout {
             detach = detach.timeout(Duration::from_secs(seconds));
-        }
-        for ulimit in &self.ulimits {
-            detach = detach.ulimit(*ulimit);
         }
         detach
     }

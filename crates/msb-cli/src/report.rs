@@ -33,9 +33,14 @@ pub(crate) fn start_log(filter: &str, is_supervisor: bool) {
 
 /// Tells a failure with its causes on one line (a console's lines follow it) and gives its exit code.
 pub(crate) fn failure(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(tell(error))
+}
+
+/// The same, where more is to be done: gives the number of the exit code.
+pub(crate) fn tell(error: &anyhow::Error) -> u8 {
     // With standard error gone nobody is left to tell.
     let _ = writeln!(std::io::stderr(), "msb: {error:#}");
-    ExitCode::from(exit_code(error))
+    exit_code(error)
 }
 
 /// Tells something that is no failure, on one line.

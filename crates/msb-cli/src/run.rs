@@ -7,9 +7,9 @@ use msb::{EventFile, EventWriter, Sandbox, SandboxBuilder};
 use tokio::runtime::Handle;
 
 use crate::args::Run;
-use crate::image;
 use crate::interrupt::Interrupts;
 use crate::program::ProgramArgs;
+use crate::{image, report};
 
 const NO_COMMAND: &str = "there is no command: the image says none, so write one behind `--`, as in `msb run IMAGE -- sh`";
 
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Run) -> Result<u8> {
         .ports()
         .filter(|port| asked_for_any.contains(&port.guest_port))
     {
-        eprintln!("msb: published {port}");
+        report::note(&format!("published {port}"));
     }
     let outcome = tokio::select! {
         outcome = execute(&sandbox, &command, &program, sets_term) => outcome,
@@ -87,7 +87,9 @@ pub(crate) fn builder(
     with_values: bool,
 ) -> Result<SandboxBuilder> {
     let args = with_image(args)?;
-    let mut builder = Sandbox::builder(name)
+    let ulimits = args.program.ulimits.iter().copied();
+    let mut builder = ulimits
+        .fold(Sandbox::builder(name), SandboxBuilder::ulimit)
         .cpus(args.cpus)
         .memory(args.memory)
         .accelerator(args.accel);

@@ -74,13 +74,17 @@ pub(crate) async fn make(args: Run, start: bool) -> Result<u8> {
         code = interrupts.next() => return Ok(code),
     };
     let sandboxes = Sandboxes::open_default()?;
+    let supervisor = supervisor()?;
+    // Until it is written down the name may be another's.
+    let values = tokio::select! {
+        values = sandboxes.create(builder, &detach) => values?,
+        code = interrupts.next() => return Ok(code),
+    };
     if !start {
-        sandboxes.create(builder, &detach).await?;
         return print(&name).await;
     }
-    let supervisor = supervisor()?;
     let sandbox = tokio::select! {
-        sandbox = sandboxes.run(builder, &detach, &supervisor) => sandbox?,
+        sandbox = sandboxes.start_new(&name, &supervisor, values) => sandbox?,
         code = interrupts.next() => {
             // Its supervisor ends by itself, since nobody waits for it.
             let _ = sandboxes.force_remove(&name).await;
@@ -136,20 +140,35 @@ pub(crate) async fn start(names: Names) -> Result<u8> {
     let sandboxes = Sandboxes::open_default()?;
     let supervisor = supervisor()?;
     let mut interrupts = Interrupts::new().context("cannot watch for signals")?;
-    for name in &names.names {
+    let started = each(&names, async |name| {
         let info = sandboxes.info(name).await?;
         let reading = tokio::task::spawn_blocking(move || values(&info));
-        let started = async {
-            let values = reading.await??;
-            anyhow::Ok(sandboxes.start(name, &supervisor, values).await?)
-        };
-        tokio::select! {
-            started = started => drop(started?),
-            code = interrupts.next() => return Ok(code),
-        }
-        print(name).await?;
+        let values = reading.await??;
+        sandboxes.start(name, &supervisor, values).await?;
+        Ok(())
+    });
+    tokio::select! {
+        started = started => started,
+        code = interrupts.next() => Ok(code),
     }
-    Ok(0)
+}
+
+/// Does it for each of them and prints its name. One that fails keeps the others from nothing; the first failure's exit status
+/// is that of all.
+async fn each(names: &Names, act: impl AsyncFn(&str) -> Result<()>) -> Result<u8> {
+    let mut code = None;
+    for name in &names.names {
+        match act(name).await {
+            Ok(()) => drop(print(name).await?),
+            // Alone it is told as any other failure is.
+            Err(error) if names.names.len() == 1 => return Err(error),
+            Err(error) => {
+                let told = report::tell(&error);
+                code = code.or(Some(told));
+            }
+        }
+    }
+    Ok(code.unwrap_or_default())
 }
 
 /// The values of a sandbox's secrets, from where its flags say they are.
@@ -174,14 +193,14 @@ fn values(info: &SandboxInfo) -> Result<SecretValues> {
 pub(crate) async fn stop(args: Stop) -> Result<u8> {
     let sandboxes = Sandboxes::open_default()?;
     let timeout = Duration::from_secs(args.timeout.into());
-    for name in &args.names.names {
+    each(&args.names, async |name| {
         match sandboxes.connect(name).await {
-            Ok(sandbox) => drop(sandbox.stop(timeout).await?),
-            Err(error) => ended_already(&sandboxes, name, error).await?,
-        }
-        print(name).await?;
-    }
-    Ok(0)
+            Ok(sandbox) => sandbox.stop(timeout).await?,
+            Err(error) => return ended_already(&sandboxes, name, error).await,
+        };
+        Ok(())
+    })
+    .await
 }
 
 /// To stop what has ended is no failure.
@@ -196,29 +215,29 @@ async fn ended_already(sandboxes: &Sandboxes, name: &str, error: msb::Error) -> 
 /// `msb kill`.
 pub(crate) async fn kill(args: Kill) -> Result<u8> {
     let sandboxes = Sandboxes::open_default()?;
-    for name in &args.names.names {
+    each(&args.names, async |name| {
         let sandbox = sandboxes.connect(name).await?;
-        match args.signal {
-            None => drop(sandbox.kill().await?),
-            Some(signal) => sandbox.signal(signal).await?,
+        if let Some(signal) = args.signal {
+            sandbox.signal(signal).await?;
+        } else {
+            sandbox.kill().await?;
         }
-        print(name).await?;
-    }
-    Ok(0)
+        Ok(())
+    })
+    .await
 }
 
 /// `msb pause` and `msb resume`.
 pub(crate) async fn set_paused(names: Names, to: bool) -> Result<u8> {
     let sandboxes = Sandboxes::open_default()?;
-    for name in &names.names {
+    each(&names, async |name| {
         let sandbox = sandboxes.connect(name).await?;
         match to {
-            true => sandbox.pause().await?,
-            false => sandbox.resume().await?,
+            true => Ok(sandbox.pause().await?),
+            false => Ok(sandbox.resume().await?),
         }
-        print(name).await?;
-    }
-    Ok(0)
+    })
+    .await
 }
 
 /// `msb wait`.
@@ -251,14 +270,11 @@ fn exit_code(name: &str, reason: &str, code: Option<u8>) -> Result<u8> {
 /// `msb rm`.
 pub(crate) async fn remove(args: Remove) -> Result<u8> {
     let sandboxes = Sandboxes::open_default()?;
-    for name in &args.names.names {
-        match args.force {
-            true => sandboxes.force_remove(name).await?,
-            false => sandboxes.remove(name).await?,
-        }
-        print(name).await?;
-    }
-    Ok(0)
+    each(&args.names, async |name| match args.force {
+        true => Ok(sandboxes.force_remove(name).await?),
+        false => Ok(sandboxes.remove(name).await?),
+    })
+    .await
 }
 
 /// `msb supervise`, which nobody calls but msb.

@@ -178,7 +178,58 @@ fn guest_term(of_host: Option<&str>) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+    use rustix::termios::LocalModes;
+
     use super::*;
+
+    /// Set in the process that panics on a terminal.
+    const CHILD: &str = "MSB_TEST_PANICS";
+
+    /// The terminal is made raw, a thread panics, and nothing is dropped, as in a program that aborts on a panic.
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        if std::env::var_os(CHILD).is_some() {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let _guard = runtime.enter();
+            let _terminal = RawTerminal::enter().unwrap();
+            assert!(
+                !tcgetattr(io::stdin())
+                    .unwrap()
+                    .local_modes
+                    .contains(LocalModes::ICANON)
+            );
+            let _ = std::thread::spawn(|| panic!("on purpose")).join();
+            std::process::exit(7);
+        }
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = openpt(flags).unwrap();
+        unlockpt(&ours).unwrap();
+        let theirs = ioctl_tiocgptpeer(&ours, flags).unwrap();
+        let modes = || {
+            let settings = tcgetattr(&theirs).unwrap();
+            (
+                settings.local_modes,
+                settings.input_modes,
+                settings.output_modes,
+            )
+        };
+        let before = modes();
+        assert!(before.0.contains(LocalModes::ICANON | LocalModes::ECHO));
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "terminal::tests::a_panic_gives_the_terminal_back",
+            ])
+            .env(CHILD, "1")
+            .stdin(theirs.try_clone().unwrap())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(7));
+        assert_eq!(modes(), before);
+    }
 
     #[test]
     fn terminals_that_no_image_knows_are_like_most() {

@@ -1,6 +1,7 @@
 //! `msb attach` and `msb logs`: what a sandbox's command writes, and what it reads.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -18,6 +19,9 @@ use crate::terminal::{self, Change, RawTerminal};
 
 /// The largest piece of standard input read at once, in bytes.
 const INPUT_CHUNK: usize = 64 * 1024;
+
+/// How long what was typed before the keys that leave may take to be taken.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
@@ -201,7 +205,8 @@ async fn feed(mut input: Input, mut keys: Option<DetachKeys>, leave: Option<ones
             return;
         }
         if has_left {
-            let _ = input.leave().await;
+            // A supervisor that hangs must not keep the terminal.
+            let _ = tokio::time::timeout(LEAVE_WAIT, input.leave()).await;
             if let Some(leave) = leave {
                 let _ = leave.send(());
             }
