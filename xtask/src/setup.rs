@@ -11,10 +11,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::process;
 
-/// Something the tasks run, and the package of Debian and Ubuntu that brings it.
+/// Something the tasks run, and the package of Debian and Ubuntu that brings it: the first that apt knows, where a release has
+/// moved it to another.
 struct Need {
     what: &'static str,
-    package: &'static str,
+    packages: &'static [&'static str],
     is_there: fn() -> bool,
 }
 
@@ -24,40 +25,56 @@ const QEMU_AT_LEAST: Version = Version(7, 2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Version(u32, u32);
 
+/// Where `msb` looks for it outside of `PATH`.
+const VIRTIOFSD: [&str; 3] = [
+    "/usr/libexec/virtiofsd",
+    "/usr/lib/virtiofsd",
+    "/usr/lib/qemu/virtiofsd",
+];
+
 const NEEDS: &[Need] = &[
     Need {
         what: "qemu-system-x86_64",
-        package: "qemu-system-x86",
+        packages: &["qemu-system-x86"],
         is_there: || process::find("qemu-system-x86_64").is_some(),
     },
     Need {
+        what: "virtiofsd",
+        // A package of its own since Debian 13 and Ubuntu 24.04; before, QEMU's own program.
+        packages: &["virtiofsd", "qemu-system-common"],
+        is_there: || {
+            process::find("virtiofsd").is_some()
+                || VIRTIOFSD.iter().any(|path| Path::new(path).exists())
+        },
+    },
+    Need {
         what: "mmdebstrap",
-        package: "mmdebstrap",
+        packages: &["mmdebstrap"],
         is_there: || process::find("mmdebstrap").is_some(),
     },
     Need {
         what: "mksquashfs",
-        package: "squashfs-tools",
+        packages: &["squashfs-tools"],
         is_there: || process::find("mksquashfs").is_some(),
     },
     Need {
         what: "xz",
-        package: "xz-utils",
+        packages: &["xz-utils"],
         is_there: || process::find("xz").is_some(),
     },
     Need {
         what: "a C compiler",
-        package: "gcc",
+        packages: &["gcc"],
         is_there: || process::find("cc").is_some(),
     },
     Need {
         what: "a C++ compiler, for libFuzzer",
-        package: "g++",
+        packages: &["g++"],
         is_there: || process::find("c++").is_some(),
     },
     Need {
         what: "the static C library",
-        package: "libc6-dev",
+        packages: &["libc6-dev"],
         is_there: || {
             [
                 "/usr/lib/x86_64-linux-gnu/libc.a",
@@ -70,7 +87,7 @@ const NEEDS: &[Need] = &[
     },
     Need {
         what: "Debian's signing keys",
-        package: "debian-archive-keyring",
+        packages: &["debian-archive-keyring"],
         is_there: || Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists(),
     },
 ];
@@ -79,7 +96,6 @@ const NEEDS: &[Need] = &[
 pub(crate) fn run() -> Result<()> {
     let missing = missing();
     if !missing.is_empty() {
-        let packages: Vec<_> = missing.iter().map(|need| need.package).collect();
         eprintln!("setup: missing {}", names(&missing));
         if process::find("apt-get").is_none() {
             bail!(
@@ -87,7 +103,7 @@ pub(crate) fn run() -> Result<()> {
                 names(&missing)
             );
         }
-        install(&packages)?;
+        install(&packages(&missing)?)?;
         let still = self::missing();
         ensure!(
             still.is_empty(),
@@ -103,8 +119,32 @@ fn missing() -> Vec<&'static Need> {
 }
 
 fn names(needs: &[&Need]) -> String {
-    let name = |need: &&Need| format!("{} (Debian package {})", need.what, need.package);
+    let name = |need: &&Need| {
+        let packages = need.packages.join(" or ");
+        format!("{} (Debian package {packages})", need.what)
+    };
     needs.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+fn packages(needs: &[&'static Need]) -> Result<Vec<&'static str>> {
+    let unknown = |need: &&&Need| choose(need.packages, is_known).is_none();
+    if needs.iter().any(|need| unknown(&need)) {
+        eprintln!("setup: apt does not know these packages yet");
+        as_root(&["update"])?;
+    }
+    let known = needs.iter().map(|need| {
+        let found = choose(need.packages, is_known);
+        found.with_context(|| format!("apt knows none of {}", need.packages.join(", ")))
+    });
+    known.collect()
+}
+
+fn choose(packages: &[&'static str], is_known: impl Fn(&str) -> bool) -> Option<&'static str> {
+    packages.iter().copied().find(|package| is_known(package))
+}
+
+fn is_known(package: &str) -> bool {
+    process::succeeds(Command::new("apt-cache").args(["show", package]))
 }
 
 fn check_qemu() -> Result<()> {
@@ -250,6 +290,19 @@ mod tests {
             version("QEMU emulator version 6.2.0 (Debian 1:6.2+dfsg-2ubuntu6)") < QEMU_AT_LEAST
         );
         assert_eq!(qemu_version("qemu: command not found"), None);
+    }
+
+    #[test]
+    fn of_several_packages_the_first_that_apt_knows_is_taken() {
+        let virtiofsd = ["virtiofsd", "qemu-system-common"];
+        for (known, expected) in [
+            (&["qemu-system-common"][..], Some("qemu-system-common")),
+            (&["qemu-system-common", "virtiofsd"], Some("virtiofsd")),
+            (&[], None),
+        ] {
+            let chosen = choose(&virtiofsd, |package| known.contains(&package));
+            assert_eq!(chosen, expected, "{known:?}");
+        }
     }
 
     #[test]
