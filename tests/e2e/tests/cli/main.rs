@@ -4,6 +4,7 @@ mod bad_input;
 mod canary;
 mod crash;
 mod detached;
+mod hardship;
 mod images;
 mod lifecycle;
 mod run;

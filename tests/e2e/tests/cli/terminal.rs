@@ -12,6 +12,7 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
+use crate::detached::{Background, Expected};
 use crate::{OWN_FAILURE, Place, finish, process};
 
 /// A terminal with `msb` on it, and what it has shown.
@@ -198,6 +199,39 @@ fn the_terminal_is_given_back_whatever_ends_msb() {
             screen.shown
         );
         place.check_nothing_is_left("after every end");
+    });
+}
+
+#[test]
+fn the_terminal_is_given_back_by_exec_and_attach_too() {
+    on_guests(async {
+        let there = Background::new();
+        let line = "run -dit --name box base -- sh -c";
+        let command = Some("trap '' INT TERM HUP; echo up; sleep 600");
+        there.check(line, command, Expected::says("box\n")).await;
+        let line = "trap '' INT TERM HUP; echo ready; sleep 600";
+        for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::QUIT, 131)] {
+            let exec = there.command(["exec", "-it", "box", "sh", "-c", line]);
+            let mut screen = Screen::run(&exec);
+            screen.shows("ready\r\n").await;
+            assert!(screen.is_raw());
+            process(&screen.msb).signal(signal);
+            assert_eq!(screen.ends().await, Some(code), "exec: {signal:?}");
+        }
+        let mut screen = Screen::run(&there.command(["attach", "--no-signals", "box"]));
+        while !screen.is_raw() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        process(&screen.msb).signal(Signal::TERM);
+        assert_eq!(screen.ends().await, Some(143), "attach");
+        let mut screen = Screen::run(&there.command(["attach", "box"]));
+        while !screen.is_raw() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        there.check("kill box", None, Expected::says("box\n")).await;
+        assert_eq!(screen.ends().await, Some(137), "attach");
+        there.check("rm box", None, Expected::says("box\n")).await;
+        there.check_nothing_is_left("after its removal").await;
     });
 }
 

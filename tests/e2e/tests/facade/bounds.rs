@@ -8,7 +8,15 @@ use msb_e2e::{Guest, on_guests};
 #[test]
 fn programs_keep_within_their_bounds() {
     on_guests(async {
-        let guest = Guest::boot("bounds", |builder| builder.memory(256)).await;
+        let guest = Guest::boot("bounds", |builder| {
+            ["nofile=111:222", "core=5:6"]
+                .iter()
+                .fold(builder.memory(256), |builder, text| {
+                    builder.ulimit(text.parse().expect("a limit"))
+                })
+        })
+        .await;
+        limits_of_the_sandbox_are_every_programs(&guest).await;
         programs_end_when_their_time_is_over(&guest).await;
         limits_are_those_asked_for(&guest).await;
         whom_the_kernel_killed_for_memory_is_told(&guest).await;
@@ -44,6 +52,24 @@ async fn programs_end_when_their_time_is_over(guest: &Guest) {
         assert_eq!(status.timed_out(), timed_out, "{line}");
         if timed_out {
             assert!(start.elapsed() >= Duration::from_millis(limit), "{line}");
+        }
+    }
+}
+
+async fn limits_of_the_sandbox_are_every_programs(guest: &Guest) {
+    let line = "echo $(ulimit -Sn) $(ulimit -Hn) $(ulimit -Sc) $(ulimit -Hc)";
+    for (own, expected) in [
+        (None, "111 222 5 6\n"),
+        (Some("nofile=1000:2000"), "1000 2000 5 6\n"),
+        (Some("nofile=7"), "7 7 5 6\n"),
+    ] {
+        for user in ["root", "nobody"] {
+            let mut command = guest.sandbox.command("bash").args(["-c", line]).user(user);
+            if let Some(own) = own {
+                command = command.ulimit(own.parse().expect("a limit"));
+            }
+            let out = command.output().await.expect("run");
+            assert_eq!(out.stdout().expect("text"), expected, "{own:?} as {user}");
         }
     }
 }
