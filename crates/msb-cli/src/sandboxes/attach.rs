@@ -8,12 +8,12 @@ use bytes::Bytes;
 use clap::Args;
 use msb::{Input, LogStream, SandboxHandle, Sandboxes};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::exit_code;
 use super::keys::DetachKeys;
-use crate::interrupt::Interrupts;
+use crate::interrupt::{HANG_UP, Interrupts};
 use crate::report;
 use crate::terminal::{self, Change, RawTerminal};
 
@@ -105,6 +105,8 @@ pub(crate) async fn attach(args: Attach) -> Result<u8> {
     if !facts.takes_input && !args.no_stdin {
         report::note("the command takes no input: `run -d -i` would have let it");
     }
+    // Before the terminal is changed: a signal that nobody acts on would leave it so.
+    let handed_on = HandedOn::new().context("cannot watch for signals")?;
     let has_terminal = takes_input && facts.has_tty && std::io::stdin().is_terminal();
     let mut terminal = match has_terminal {
         true => Some(RawTerminal::enter()?),
@@ -132,7 +134,7 @@ pub(crate) async fn attach(args: Attach) -> Result<u8> {
     let outcome = tokio::select! {
         written = write(&mut logs) => written.map(|()| None),
         left = left => Ok(Some(left)),
-        left = signals(&sandbox, args.no_signals) => left.map(Some),
+        left = handed_on.drive(&sandbox, args.no_signals) => Ok(Some(left)),
         left = sizes(&sandbox, terminal.as_mut()) => Ok(Some(left)),
     };
     drop((terminal, leave));
@@ -163,22 +165,37 @@ async fn sizes(sandbox: &SandboxHandle, terminal: Option<&mut RawTerminal>) -> L
     }
 }
 
-/// Hands signals on until one is to leave the sandbox.
-async fn signals(sandbox: &SandboxHandle, none: bool) -> Result<Left> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut quit = signal(SignalKind::quit())?;
-    loop {
-        let number = tokio::select! {
-            _ = interrupt.recv() => 2,
-            _ = terminate.recv() => 15,
-            _ = quit.recv() => return Ok(Left::Keys),
-            _ = hang_up.recv() => return Ok(Left::Signal(129)),
-        };
-        // Without a command there is nothing to signal, and nothing to wait for.
-        if none || sandbox.signal(number.into()).await.is_err() {
-            return Ok(Left::Signal(128 + number));
+/// The signals that are handed on, or leave the sandbox.
+struct HandedOn {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+    quit: Signal,
+}
+
+impl HandedOn {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// Hands signals on until one is to leave the sandbox.
+    async fn drive(mut self, sandbox: &SandboxHandle, none: bool) -> Left {
+        loop {
+            let number = tokio::select! {
+                _ = self.interrupt.recv() => 2,
+                _ = self.terminate.recv() => 15,
+                _ = self.quit.recv() => return Left::Keys,
+                _ = self.hang_up.recv() => return Left::Signal(HANG_UP),
+            };
+            // Without a command there is nothing to signal, and nothing to wait for.
+            if none || sandbox.signal(number.into()).await.is_err() {
+                return Left::Signal(128 + number);
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use msb_e2e::{Guest, on_guests};
 fn programs_keep_within_their_bounds() {
     on_guests(async {
         let guest = Guest::boot("bounds", |builder| {
-            ["nofile=111:222", "core=5:6"]
+            ["nofile=111:222", "core=5120:6144"]
                 .iter()
                 .fold(builder.memory(256), |builder, text| {
                     builder.ulimit(text.parse().expect("a limit"))
