@@ -14,13 +14,13 @@ pub const PORT_NAME: &str = "dev.msb.agent";
 ///
 /// Small enough that a signal or another exec's output is never long behind it, large enough that the
 /// per-message cost does not show.
-pub const CHUNK_BYTES: usize = 64 * 1024;
+pub const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The HTTP/2 window of one call, in bytes: what may be in flight before its reader has to keep up.
 pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// The largest HTTP/2 frame either side takes, in bytes: a whole piece of output, so that it is not cut in four.
-pub const FRAME_BYTES: u32 = 128 * 1024;
+pub const FRAME_BYTES: u32 = 512 * 1024;
 
 /// The HTTP/2 window of the whole connection, in bytes: the largest there is (RFC 9113 section 6.9.1), so
 /// that a call nobody reads never holds up another.

@@ -32,7 +32,6 @@ pub(crate) fn prepare() -> Result<(), Error> {
         source,
     })?;
     load_modules(&order)?;
-    timings::mark("modules loaded");
     Ok(())
 }
 
@@ -51,6 +50,7 @@ fn load_modules(order: &str) -> Result<(), Error> {
             name: name.to_owned(),
             source,
         })?;
+        timings::mark(format!("module {name}"));
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! One exec: a process, its three streams with back-pressure, and its end.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,10 @@ use crate::terminal::{Terminal, Terminals};
 /// Pieces of output on their way to the connection. With flow control behind it this is what a program can be
 /// ahead of its reader: two pieces and the connection's own window.
 const OUTPUT_QUEUE: usize = 2;
+/// What is read of a pipe at first, in bytes: most programs write a few lines, and memory is cleared before it is used.
+const FIRST_READ: usize = 4096;
+/// From so many bytes at once on, a stream gets buffers that hold whole pieces.
+const MUCH: usize = 32 * 1024;
 /// What an ended program may have left in its terminal, in bytes: the kernel holds less.
 const TERMINAL_REST: usize = 1 << 20;
 /// How long a program whose time is over may take to end after SIGTERM.
@@ -105,7 +109,7 @@ pub(crate) fn start(
 }
 
 struct Streams {
-    stdin: pipe::Sender,
+    stdin: Feed,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
 }
@@ -117,7 +121,10 @@ impl Streams {
         let stdout = child.stdout.take().ok_or_else(missing)?;
         let stderr = child.stderr.take().ok_or_else(missing)?;
         Ok(Self {
-            stdin: pipe::Sender::from_owned_fd(OwnedFd::from(stdin))?,
+            stdin: Feed {
+                pipe: pipe::Sender::from_owned_fd(OwnedFd::from(stdin))?,
+                wide: false,
+            },
             stdout: pipe::Receiver::from_owned_fd(OwnedFd::from(stdout))?,
             stderr: pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))?,
         })
@@ -134,12 +141,27 @@ trait Intake {
     async fn end(self);
 }
 
-impl Intake for pipe::Sender {
+/// A pipe, made larger for those who send much.
+struct Feed {
+    pipe: pipe::Sender,
+    wide: bool,
+}
+
+impl Intake for Feed {
     async fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all(bytes).await
+        if !self.wide && bytes.len() >= MUCH {
+            self.wide = true;
+            widen(&self.pipe);
+        }
+        self.pipe.write_all(bytes).await
     }
 
     async fn end(self) {}
+}
+
+/// Lets a pipe hold a whole piece. One that stays as it is only takes more turns.
+fn widen(pipe: impl AsFd) {
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, CHUNK_BYTES);
 }
 
 /// A terminal, as somebody types into it.
@@ -291,26 +313,38 @@ async fn pump(
     wrap: fn(Bytes) -> Output,
 ) -> Result<(), Gone> {
     let mut buffer = BytesMut::new();
+    let mut most = FIRST_READ;
     while !*ended.borrow() {
-        buffer.reserve(CHUNK_BYTES);
-        let mut room = bytes::BufMut::limit(&mut buffer, CHUNK_BYTES);
+        buffer.reserve(most);
+        let mut room = bytes::BufMut::limit(&mut buffer, most);
         let read = tokio::select! {
             read = pipe.read_buf(&mut room) => read,
             _ = ended.wait_for(|ended| *ended) => break,
         };
         match read {
             Ok(0) | Err(_) => return Ok(()),
-            Ok(_) => send(sender, wrap(buffer.split().freeze())).await?,
+            Ok(len) => {
+                send(sender, wrap(buffer.split().freeze())).await?;
+                if len == most && most < MUCH {
+                    most = MUCH;
+                } else if len == most && most < CHUNK_BYTES {
+                    most = CHUNK_BYTES;
+                    widen(&pipe);
+                }
+            }
         }
     }
     // Past tokio's readiness, which may lag behind the pipe. No more than is there now: who is left may go on writing.
-    let mut left = rustix::io::ioctl_fionread(&pipe).unwrap_or_default();
-    let mut rest = vec![0; CHUNK_BYTES];
-    while left > 0
-        && let Ok(len @ 1..) = rustix::io::read(&pipe, &mut rest)
-    {
-        left = left.saturating_sub(len as u64);
-        send(sender, wrap(Bytes::copy_from_slice(&rest[..len]))).await?;
+    let left = rustix::io::ioctl_fionread(&pipe).unwrap_or_default();
+    let mut left = usize::try_from(left).unwrap_or(usize::MAX);
+    while left > 0 {
+        let mut rest = vec![0; left.min(CHUNK_BYTES)];
+        let Ok(len @ 1..) = rustix::io::read(&pipe, &mut rest) else {
+            break;
+        };
+        left -= len;
+        rest.truncate(len);
+        send(sender, wrap(rest.into())).await?;
     }
     Ok(())
 }

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use msb_agent_proto::v1::Network;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
+use crate::timings;
+
 const INTERFACE: &str = "eth0";
 
 /// A line for the host about what could not be done.
@@ -22,6 +24,7 @@ pub(crate) async fn configure(network: Option<&Network>) -> Vec<Warning> {
     if let Err(error) = link_up(&handle, "lo").await {
         warnings.push(format!("network: lo: {error}"));
     }
+    timings::mark("loopback up");
     if let Some(network) = network {
         if let Err(error) = interface_up(&handle, network).await {
             warnings.push(format!("network: {INTERFACE}: {error}"));
@@ -40,6 +43,7 @@ async fn interface_up(handle: &Handle, network: &Network) -> Result<(), NetworkE
     // All it needs it is told here: a router advertisement that comes between would make the same route.
     let _ = fs::write("/proc/sys/net/ipv6/conf/eth0/accept_ra", "0");
     let index = link_up(handle, INTERFACE).await?;
+    timings::mark("interface up");
     for text in &network.addresses {
         let (address, prefix) =
             parse_prefix(text).ok_or_else(|| NetworkError::Bad(text.clone()))?;

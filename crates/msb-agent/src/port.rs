@@ -5,16 +5,19 @@
 //! buffers), so readiness may be cleared by `EWOULDBLOCK` only. `try_read` and `try_write` keep to that; the halves'
 //! own `AsyncRead` and `AsyncWrite` do not, and would wait for ever for data that is already there.
 
+use std::array;
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
 
-/// What one read yields at most, in bytes: the driver's buffers are pages.
-const READ: usize = 4096;
+/// The driver's buffers, in bytes. A read yields one at most, so that many are read by one call with a slice for each.
+const PAGE: usize = 4096;
+/// What one call reads at most, in pages.
+const MAX_PAGES: usize = 32;
 /// What one write takes at most, in bytes (`port_fops_write`).
 const WRITE: usize = 32 * 1024;
 
@@ -22,6 +25,8 @@ const WRITE: usize = 32 * 1024;
 pub(crate) struct Port {
     receiver: pipe::Receiver,
     sender: pipe::Sender,
+    /// What the next call reads at most, in pages. Memory is cleared before it is read into, so it follows what came.
+    pages: usize,
     /// Pieces that go out in one write: each takes a turn of the host, and the driver lets the next in only behind it.
     staging: Vec<u8>,
 }
@@ -35,6 +40,7 @@ impl Port {
         Ok(Self {
             sender: pipe::Sender::from_file_unchecked(device.try_clone()?)?,
             receiver: pipe::Receiver::from_file_unchecked(device)?,
+            pages: 1,
             staging: Vec::with_capacity(WRITE),
         })
     }
@@ -46,31 +52,27 @@ impl AsyncRead for Port {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        while buf.remaining() > 0 {
-            if buf.filled().len() == before {
-                ready!(self.receiver.poll_read_ready(cx))?;
-            }
-            let most = buf.remaining().min(READ);
-            // Not all that is free: it would be cleared anew for each page.
-            match self.receiver.try_read(buf.initialize_unfilled_to(most)) {
+        let this = self.get_mut();
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(this.receiver.poll_read_ready(cx))?;
+            let most = buf.remaining().min(this.pages * PAGE);
+            let mut unfilled = buf.initialize_unfilled_to(most).chunks_mut(PAGE);
+            // What is left of them stays empty.
+            let mut pages: [_; MAX_PAGES] =
+                array::from_fn(|_| IoSliceMut::new(unfilled.next().unwrap_or_default()));
+            match this.receiver.try_read_vectored(&mut pages) {
                 Ok(len) => {
                     buf.advance(len);
-                    if len == 0 {
-                        break;
-                    }
+                    this.pages = (len / PAGE * 2).clamp(1, MAX_PAGES);
+                    return Poll::Ready(Ok(()));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if buf.filled().len() > before {
-                        break;
-                    }
-                }
-                // It will come again, behind what was read.
-                Err(_) if buf.filled().len() > before => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        Poll::Ready(Ok(()))
     }
 }
 

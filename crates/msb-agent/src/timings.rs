@@ -1,5 +1,6 @@
 //! When each step of the boot was done, told on the console if the kernel command line says `msb.timings`.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -10,13 +11,13 @@ use rustix::time::{ClockId, clock_gettime};
 const ASKED_BY: &str = "msb.timings";
 
 /// Steps done so far, with the time since the machine's start.
-static MARKS: Mutex<Vec<(&str, Duration)>> = Mutex::new(Vec::new());
+static MARKS: Mutex<Vec<(Cow<'static, str>, Duration)>> = Mutex::new(Vec::new());
 
 /// Notes that `step` is done.
-pub(crate) fn mark(step: &'static str) {
+pub(crate) fn mark(step: impl Into<Cow<'static, str>>) {
     let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
     let mut marks = MARKS.lock().unwrap_or_else(PoisonError::into_inner);
-    marks.push((step, now));
+    marks.push((step.into(), now));
 }
 
 /// Tells what was noted since the last report, if it is asked for.
@@ -32,7 +33,7 @@ pub(crate) fn report() {
     }
 }
 
-fn table(marks: &[(&str, Duration)]) -> String {
+fn table(marks: &[(Cow<'static, str>, Duration)]) -> String {
     let mut text = String::new();
     let mut last = None;
     for (step, at) in marks {
@@ -56,7 +57,7 @@ mod tests {
     fn each_step_is_told_with_what_it_took() {
         let ms = Duration::from_millis;
         assert_eq!(
-            table(&[("start", ms(1000)), ("modules", ms(1250))]),
+            table(&[("start".into(), ms(1000)), ("modules".into(), ms(1250))]),
             "msb-agent: 1000.0 ms (+0.0) start\nmsb-agent: 1250.0 ms (+250.0) modules\n"
         );
     }

@@ -172,9 +172,9 @@ pub struct Process {
 /// What a running program says next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// Bytes of its standard output, at most 64 KiB.
+    /// Bytes of its standard output, at most 256 KiB.
     Stdout(Bytes),
-    /// Bytes of its standard error, at most 64 KiB.
+    /// Bytes of its standard error, at most 256 KiB.
     Stderr(Bytes),
     /// It has ended. The last piece.
     Exit(ExitStatus),
