@@ -24,26 +24,28 @@ pub async fn accelerator() -> Result<Accelerator> {
     .await?)
 }
 
-/// The release build of `msb`, which `cargo xtask bench` has put beside this program, with a first argument `run`.
+/// The release build of `msb`, which `cargo xtask bench` has put beside this program.
 ///
 /// # Errors
 /// When it is not there.
-pub fn msb(accelerator: Accelerator) -> Result<Command> {
+pub fn msb_program() -> Result<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name("msb");
     ensure!(
         beside.is_file(),
         "{} is missing: run this through `cargo xtask bench`",
         beside.display()
     );
-    let mut command = Command::new(beside);
-    command.args([
-        "run",
-        "--accel",
-        match accelerator {
-            Accelerator::Kvm => "kvm",
-            Accelerator::Tcg => "tcg",
-        },
-    ]);
+    Ok(beside)
+}
+
+/// [`msb_program`] with a first argument `run`.
+///
+/// # Errors
+/// When it is not there.
+pub fn msb(accelerator: Accelerator) -> Result<Command> {
+    let mut command = Command::new(msb_program()?);
+    let accelerator = accelerator.to_string().to_lowercase();
+    command.args(["run", "--accel", &accelerator]);
     Ok(command)
 }
 

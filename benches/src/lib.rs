@@ -12,6 +12,6 @@ mod process;
 mod spread;
 
 pub use facts::facts;
-pub use guest::{Bare, accelerator, msb};
+pub use guest::{Bare, accelerator, msb, msb_program};
 pub use process::{Finished, Running};
 pub use spread::Spread;
