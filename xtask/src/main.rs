@@ -27,7 +27,7 @@ Usage: cargo xtask TASK
   image [--force]    fetch or build guest kernel, initramfs and the root disk `base`
   net-tools          unpack the programs that tests of msb-net run and this machine lacks, below target/net-tools
   image-tools        the same for tests of msb-image: a registry, umoci and skopeo, below target/image-tools
-  trust-tools        the same for tests of msb-guest-trust: NSS's, below target/trust-tools
+  trust-tools        the same for tests of msb-guest-trust: NSS's and p11-kit's, below target/trust-tools
   test [--no-setup]  setup, image and all of these tools, then format, lints, docs and every test
   tidy               check layers, lints, file heads and licences of the workspace
   demo               setup, image, then show a sandbox at work

@@ -62,6 +62,7 @@ const IMAGE_TOOLS_DIR: &str = "image-tools";
 const TRUST_TOOLS: &[Program] = &[
     ("certutil", "libnss3-tools"),
     ("modutil", "libnss3-tools"),
+    ("trust", "p11-kit"),
     ("vfychain", "libnss3-tools"),
 ];
 /// Where below the target directory those are that the machine lacks.

@@ -155,6 +155,15 @@ fn lacking(facts: &Facts, cas: &[CaCertificate]) -> Vec<CaCertificate> {
         // It will get these.
         None => roots::mozilla().map(<[u8]>::to_vec).collect(),
     };
+    // What the distribution's tool has put together since a former boot has its anchors in it, ours too.
+    let is_our_anchor = |ca: &CaCertificate| {
+        let name = file_name(ca, "crt");
+        let mut anchors = facts.anchors.iter();
+        anchors.any(|directory| directory.ours.contains_key(&name))
+    };
+    for ca in cas.iter().filter(|ca| is_our_anchor(ca)) {
+        there.remove(ca.der());
+    }
     cas.iter()
         .filter(|ca| there.insert(ca.der().to_vec()))
         .cloned()

@@ -11,6 +11,7 @@
 
 mod distributions;
 mod environment;
+mod extracted;
 mod java;
 mod many_roots;
 mod namespaces;
