@@ -4,12 +4,14 @@
 #![forbid(unsafe_code)]
 
 mod certificates;
+mod disk;
 mod guest;
 mod host;
 mod origins;
 mod suite;
 
 pub use certificates::{certificates, is_signed_by};
+pub use disk::{pack, unpack_base};
 pub use guest::{Guest, Ran};
 pub use host::{Home, HostProcess};
 pub use origins::{API, OTHER, Origins, PINNED};

@@ -1,10 +1,11 @@
 //! `msb run --trust-host-cas`: a guest that trusts what the host trusts.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
-use msb_e2e::{API, Origins, PINNED, on_guests};
+use msb_e2e::{API, Origins, PINNED, on_guests, pack, unpack_base};
 use msb_testkit::TestRoot;
 
 use crate::{Ended, Place, finish};
@@ -14,7 +15,7 @@ const VALUE: &str = "sk-canary-5f10";
 const MANY: usize = 150;
 
 /// A host's store of its own, with `more` roots besides that of the origins.
-fn host_store(dir: &Path, origins: &Origins, more: usize) -> std::path::PathBuf {
+fn host_store(dir: &Path, origins: &Origins, more: usize) -> PathBuf {
     let mut text = String::new();
     for number in 0..more {
         text += &TestRoot::named(&format!("Company Root {number}")).pem();
@@ -132,5 +133,81 @@ fn roots_of_the_host_and_interception_add_up() {
         eprintln!("{:?} without the host's roots", start.elapsed());
         check(&ended, 60, &format!("hello from {API}\n"));
         place.check_nothing_is_left("after the runs");
+    });
+}
+
+/// What a boot puts authorities into, of what these tests' image has.
+const TRUST: &str =
+    "etc/ssl/certs/ca-certificates.crt usr/local/share/ca-certificates root/.pki/nssdb";
+
+/// NSS's `certutil`, installed or as `cargo xtask trust-tools` has unpacked it.
+fn certutil() -> Option<PathBuf> {
+    let unpacked = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("trust-tools/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).chain([unpacked]);
+    let found = places.find_map(|place| Some(place.join("certutil")).filter(|file| file.is_file()));
+    if found.is_none() {
+        eprintln!("skipped: certutil is not there: `cargo xtask trust-tools` brings it");
+    }
+    found
+}
+
+fn check_run(command: &mut Command) -> String {
+    let output = command.output().expect("it starts");
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn a_root_that_was_booted_before_keeps_every_byte() {
+    on_guests(async {
+        let Some(certutil) = certutil() else { return };
+        let origins = Origins::start(0).await;
+        let place = Place::new();
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = host_store(dir.path(), &origins, 2);
+        let root = unpack_base(dir.path(), &[]);
+        let nssdb = root.join("root/.pki/nssdb");
+        std::fs::create_dir_all(&nssdb).expect("a directory");
+        let nss = format!("sql:{}", nssdb.display());
+        check_run(Command::new(&certutil).args(["-N", "--empty-password", "-d", &nss]));
+
+        let mut former = Vec::new();
+        for boot in 0..3 {
+            let disk = pack(dir.path(), &root).display().to_string();
+            let line = format!("cd / && busybox tar c $(find {TRUST} -type f | sort)");
+            let args = [
+                "run",
+                "--trust-host-cas",
+                "--rootfs",
+                &disk,
+                "--",
+                "sh",
+                "-c",
+                &line,
+            ];
+            let mut command = place.msb(args);
+            command
+                .env("SSL_CERT_FILE", &store)
+                .env_remove("SSL_CERT_DIR");
+            let ended = finish(command, Vec::new()).await;
+            assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+            // The root keeps what this boot left in it, with times and owners.
+            if boot > 0 {
+                assert!(ended.stdout == former, "boot {boot} changed something");
+            }
+            let archive = dir.path().join("trust.tar");
+            std::fs::write(&archive, &ended.stdout).expect("an archive");
+            let mut tar = Command::new("tar");
+            check_run(tar.arg("-xf").arg(&archive).arg("-C").arg(&root));
+            former = ended.stdout;
+        }
+        let bundle = std::fs::read_to_string(root.join("etc/ssl/certs/ca-certificates.crt"));
+        let bundle = bundle.expect("a bundle");
+        assert_eq!(bundle.matches("# msb: begin").count(), 3);
+        let listed = check_run(Command::new(&certutil).args(["-L", "-d", &nss]));
+        let trusted = |line: &&str| line.starts_with("msb-ca-") && line.trim_end().ends_with("C,,");
+        assert_eq!(listed.lines().filter(trusted).count(), 3, "{listed}");
+        place.check_nothing_is_left("after the boots");
     });
 }

@@ -1,12 +1,8 @@
 //! What programs of an image trust when TLS is intercepted, whatever the image holds. Programs of more kinds are tried by
 //! `cargo xtask trust`.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use msb::Event;
-use msb::image::Store;
-use msb_e2e::{API, Guest, Origins, PINNED, on_guests};
+use msb_e2e::{API, Guest, Origins, PINNED, on_guests, pack, unpack_base};
 
 /// Programs of the image `base`, each with what it takes to be refused by its own words.
 const PROGRAMS: &[&str] = &[
@@ -53,29 +49,6 @@ fn warnings(guest: &Guest) -> Vec<String> {
         .collect()
 }
 
-/// Unpacks these parts of the image `base`, or all of it.
-fn unpack(dir: &Path, parts: &[&str]) -> PathBuf {
-    let base = Store::open_default().and_then(|store| store.root_disk("base"));
-    let root = dir.join("root");
-    let mut command = Command::new("unsquashfs");
-    command.args(["-q", "-n", "-d"]).arg(&root);
-    run(command.arg(base.expect("base").path).args(parts));
-    root
-}
-
-fn pack(dir: &Path, root: &Path) -> PathBuf {
-    let disk = dir.join("root.squashfs");
-    let mut command = Command::new("mksquashfs");
-    command.arg(root).arg(&disk);
-    run(command.args(["-comp", "lz4", "-quiet", "-no-progress", "-all-root"]));
-    disk
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().expect("squashfs-tools");
-    assert!(output.status.success(), "{command:?}: {output:?}");
-}
-
 #[test]
 fn programs_trust_the_sandbox_with_and_without_its_variables() {
     on_guests(async {
@@ -92,7 +65,7 @@ fn an_image_without_any_authorities_gets_mozillas_and_the_sandboxs() {
     on_guests(async {
         let origins = Origins::start(0).await;
         let dir = tempfile::tempdir().expect("a directory");
-        let root = unpack(dir.path(), &[]);
+        let root = unpack_base(dir.path(), &[]);
         for trust in ["etc/ssl/certs", "usr/share/ca-certificates"] {
             std::fs::remove_dir_all(root.join(trust)).expect("the image has some");
         }
@@ -121,7 +94,7 @@ fn an_image_of_one_static_program_boots_and_gets_a_bundle() {
     on_guests(async {
         let origins = Origins::start(0).await;
         let dir = tempfile::tempdir().expect("a directory");
-        let root = unpack(dir.path(), &["usr/bin/busybox"]);
+        let root = unpack_base(dir.path(), &["usr/bin/busybox"]);
         std::os::unix::fs::symlink("usr/bin", root.join("bin")).expect("a link");
         std::os::unix::fs::symlink("busybox", root.join("usr/bin/sh")).expect("a link");
         let disk = pack(dir.path(), &root);
