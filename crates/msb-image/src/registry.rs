@@ -281,8 +281,11 @@ impl Store {
             match ended {
                 Ok(Ok(blob)) => fetched.push(blob),
                 Ok(Err(error)) if failure.is_none() => {
+                    // Each of them sees to its own file where there is no room.
+                    if !full.load(Ordering::Relaxed) {
+                        tasks.abort_all();
+                    }
                     failure = Some(error);
-                    tasks.abort_all();
                 }
                 Ok(Err(_)) => {}
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

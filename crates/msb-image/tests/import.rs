@@ -237,6 +237,50 @@ fn layers_that_no_tool_makes_are_refused_by_name_or_stay_inside() {
 }
 
 #[test]
+fn layers_of_frames_to_pass_over_and_images_of_no_layers_are_images() {
+    let place = Place::new();
+    let path = place.path().join("layout");
+    let layers = [vec![Entry::file("a", b"a")]];
+    let plain = Layout::new(&path, &layers, Compressed::No);
+    let plain = place.import(plain.path(), "plain").unwrap();
+    for (front, behind) in [(true, false), (false, true), (true, true)] {
+        let mut layout = Layout::new(&path, &layers, Compressed::Zstd);
+        let skipped = [&[0x53, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
+        let blob = &mut layout.layers[0].blob;
+        if front {
+            blob.splice(..0, skipped.clone());
+        }
+        if behind {
+            blob.extend(skipped);
+        }
+        layout.write();
+        let imported = place.import(layout.path(), "skipped").unwrap();
+        assert_eq!(
+            contents(&place.store(), &imported),
+            contents(&place.store(), &plain)
+        );
+    }
+    let none = Layout::new(&path, &[], Compressed::No);
+    assert!(place.import(none.path(), "none").unwrap().is_new);
+}
+
+#[test]
+fn an_archive_of_nothing_but_names_ends_at_a_limit() {
+    let place = Place::new();
+    let mut archive = Vec::new();
+    let name = "n".repeat(1 << 19);
+    for n in 0..40 {
+        let entry = msb_tar::Entry::new(format!("{n}{name}"), msb_tar::Kind::Fifo);
+        msb_tar::write(&entry, &mut archive).unwrap();
+    }
+    msb_tar::write_end(&mut archive).unwrap();
+    let path = place.path().join("archive.tar");
+    std::fs::write(&path, archive).unwrap();
+    let error = fault(&place.import(&path, "names").unwrap_err());
+    assert!(error.contains("bytes of their names"), "{error}");
+}
+
+#[test]
 fn bombs_end_at_the_limits() {
     #[track_caller]
     fn check(layer: Vec<Entry>, limits: ImportLimits, says: &str) {

@@ -56,8 +56,12 @@ impl Place {
     }
 
     async fn with(door: Door, change: impl FnOnce(&mut Layout)) -> Self {
+        Self::of(door, &layers(), change).await
+    }
+
+    async fn of(door: Door, layers: &[Vec<Entry>], change: impl FnOnce(&mut Layout)) -> Self {
         let dir = tempfile::tempdir().expect("test files");
-        let mut layout = Layout::new(&dir.path().join("layout"), &layers(), Compressed::Gzip);
+        let mut layout = Layout::new(&dir.path().join("layout"), layers, Compressed::Gzip);
         change(&mut layout);
         layout.write();
         let registry = Registry::start(layout.path(), door, None).await;
@@ -1058,12 +1062,14 @@ impl Drop for Small {
 
 #[tokio::test]
 async fn a_full_disk_is_told_as_such_and_nothing_half_made_stays() {
-    // The layer of 300 kB does not fit; it fits and the disk does not.
-    for kib in [200, 450] {
+    let large = (0..4).map(|n| vec![Entry::file(&format!("{n}"), &noise(300_000 + 4 * n))]);
+    let large: Vec<_> = large.collect();
+    // The layer of 300 kB does not fit; it fits and the disk does not; of four at once none has room.
+    for (kib, layers) in [(200, layers()), (450, layers()), (500, large)] {
         let Some(small) = Small::mount(kib) else {
             return;
         };
-        let place = Place::new().await;
+        let place = Place::of(Door::Open, &layers, |_| {}).await;
         let store = Store::open(small.dir.path());
         let reference = place.registry.reference().parse().unwrap();
         let error = store.pull(&reference, &place.options()).await.unwrap_err();

@@ -78,6 +78,8 @@ impl Compression {
         match head {
             _ if head.starts_with(GZIP) => Self::Gzip,
             _ if head.starts_with(ZSTD) => Self::Zstd,
+            // A frame to be passed over, as some compressors begin with (RFC 8878, 3.1.2).
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Self::Zstd,
             _ => Self::None,
         }
     }

@@ -14,6 +14,8 @@ use crate::content::Digest;
 
 /// What an archive may hold besides its layers.
 const ARCHIVE_ENTRIES: usize = 100_000;
+/// Of names and of what links lead to, in bytes.
+const ARCHIVE_NAMES: usize = 16 << 20;
 /// Of an index, manifest or configuration, in bytes: what registries take.
 pub(crate) const DOCUMENT_LIMIT: u64 = 4 << 20;
 
@@ -48,6 +50,7 @@ impl Source {
         let file = open_file(path).map_err(unreadable)?;
         let mut entries = Entries::new(BufReader::with_capacity(128 * 1024, file));
         let mut parts = HashMap::new();
+        let mut names = 0;
         loop {
             let entry = match entries.next() {
                 Ok(Some(entry)) => entry,
@@ -60,6 +63,7 @@ impl Source {
                     });
                 }
             };
+            names += entry.path.len();
             let Some(name) = normal(&entry.path) else {
                 continue;
             };
@@ -71,16 +75,19 @@ impl Source {
                 Kind::Symlink(target) => {
                     let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
                     let target = [parent.as_bytes(), b"/", &target].concat();
+                    names += target.len();
                     if let Some(target) = normal(&target) {
                         parts.insert(name, Part::LinkTo(target));
                     }
                 }
                 _ => {}
             }
-            if parts.len() > ARCHIVE_ENTRIES {
+            if parts.len() > ARCHIVE_ENTRIES || names > ARCHIVE_NAMES {
                 return Err(ImportError::Document {
                     what: "archive".into(),
-                    problem: format!("has more than {ARCHIVE_ENTRIES} entries"),
+                    problem: format!(
+                        "has more than {ARCHIVE_ENTRIES} entries, or {ARCHIVE_NAMES} bytes of their names"
+                    ),
                 });
             }
         }

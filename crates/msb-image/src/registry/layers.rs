@@ -1,5 +1,6 @@
 //! One layer from the registry into its file: tried again, gone on with where it ended, hashed as it comes.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -185,10 +186,16 @@ impl Wanted {
         let mut pace = (Instant::now(), at);
         self.tell(at);
         let (pieces, mut queue) = mpsc::channel::<bytes::Bytes>(QUEUE);
+        let full = Arc::clone(&self.full);
         let writer = spawn_blocking(move || {
             let mut blob = blob;
             while let Some(piece) = queue.blocking_recv() {
-                if let Err(error) = blob.write(&piece) {
+                // Where there was no room for another layer, what came of this one takes it from others.
+                let written = match full.load(Ordering::Relaxed) {
+                    true => Err(ErrorKind::StorageFull.into()),
+                    false => blob.write(&piece),
+                };
+                if let Err(error) = written {
                     return (blob, Err(error));
                 }
             }
@@ -255,8 +262,6 @@ impl Wanted {
     }
 
     fn cannot_store(&self, source: std::io::Error) -> PullError {
-        use std::io::ErrorKind;
-
         let what = self.what.clone();
         match source.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
