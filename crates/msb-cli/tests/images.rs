@@ -380,6 +380,28 @@ async fn a_pull_that_is_killed_while_its_disk_is_made_leaves_nothing_that_is_use
 }
 
 #[tokio::test]
+async fn an_import_that_is_killed_leaves_a_store_that_the_next_one_uses() {
+    let place = Place::new();
+    let layout = place.path("layout");
+    let import = ["import", layout.to_str().unwrap(), "--name", "app"];
+    // Before the layers are read again, and when all of the disk is there.
+    for script in [
+        "echo half > \"$2\"; kill -9 $PPID",
+        "cat > \"$2\"; kill -9 $PPID",
+    ] {
+        let path = place.stand_in("mksquashfs", script);
+        let killed = place.msb(&import).env("PATH", path).output().await.unwrap();
+        assert_eq!(killed.status.code(), None, "{killed:?}");
+        let left = fs::read_dir(place.store().join("tmp")).unwrap().count();
+        assert!(left > 0, "it was killed with a disk half made");
+        check(&place.run(&["inspect", "app"]).await, 125, &["no image"]);
+        check(&place.run(&import).await, 0, &["new"]);
+        place.check_clean();
+        check(&place.run(&["rm", "app"]).await, 0, &[]);
+    }
+}
+
+#[tokio::test]
 async fn the_packer_sees_nothing_of_the_environment_and_its_complaints_are_told() {
     let place = Place::new();
     let (layout, seen) = (place.path("layout"), place.path("seen"));

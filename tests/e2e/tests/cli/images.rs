@@ -11,9 +11,8 @@ use http_body_util::Full;
 use msb::image::{Digest, Store};
 use msb_e2e::on_guests;
 use msb_testkit::{CertificateKind, Origin, RecordedRequest, TestRoot};
-use rustix::process::Signal;
 
-use crate::{Ended, OWN_FAILURE, Place, finish, list, process};
+use crate::{Ended, OWN_FAILURE, Place, finish, list};
 
 /// What the test's image runs: the tree as the guest sees it.
 const SHOW: &str = "ls -ln /srv /etc/kept; cat /srv/new; pwd; echo $GREETING; test -e /etc/gone || echo hidden; id -un";
@@ -322,45 +321,71 @@ fn an_ext4_file_is_a_root_that_no_guest_changes() {
 }
 
 #[test]
-fn an_import_that_is_killed_leaves_a_store_that_the_next_one_uses() {
+fn a_directory_a_squashfs_file_and_a_docker_archive_are_roots_too() {
     on_guests(async {
         let place = place();
-        // Large and hard to compress, so that it is under way for a while.
-        let noise: Vec<u8> = (0..20_000_000_u32)
-            .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
-            .collect();
-        let dir = place.home.path().join("made");
-        let large = layer(&dir, 0, |root| {
-            fs::write(root.join("noise"), &noise).expect("a file")
-        });
-        let path = write_layout(&place.home.path().join("layout"), &[large]);
-        let path = path.to_str().expect("UTF-8");
-        let tmp = place.home.path().join("tmp");
-        let child = place
-            .msb(["image", "import", path, "--name", "large"])
-            .spawn()
-            .expect("msb");
-        let msb = process(&child);
-        while !fs::read_dir(&tmp).is_ok_and(|mut entries| entries.next().is_some()) {
-            assert!(
-                !msb.ends_within(std::time::Duration::ZERO),
-                "it was too fast to be killed"
-            );
-            tokio::task::yield_now().await;
+        layout(&place);
+        let made = place.home.path().join("made");
+        let (tree, squashfs) = (made.join("lower"), made.join("root.squashfs"));
+        run_tool(Command::new("mksquashfs").args([&tree, &squashfs]));
+        let archive = docker_archive(&place.home.path().join("layout"), &made.join("saved"));
+        let script = "cat /etc/kept; test -e /etc/gone && echo shown || echo hidden; echo x > /etc/kept && cat /etc/kept";
+        for (path, gone) in [(&tree, "shown"), (&squashfs, "shown"), (&archive, "hidden")] {
+            let path = path.to_str().expect("UTF-8");
+            let command: &[&str] = match gone {
+                // Its entrypoint is a shell.
+                "hidden" => &["run", "-u", "0", path, "--", script],
+                _ => &["run", path, "--", "/bin/sh", "-c", script],
+            };
+            let ended = finish(place.msb(command.iter().copied()), Vec::new()).await;
+            says(&ended, 0, &["kept", gone, "x\n"]);
         }
-        msb.signal(Signal::KILL);
-        drop(child.wait_with_output().await);
-        let names = finish(place.msb(["image", "ls"]), Vec::new()).await;
-        assert!(
-            !String::from_utf8_lossy(&names.stdout).contains("large"),
-            "{names:?}"
-        );
-        let again = finish(
-            place.msb(["image", "import", path, "--name", "large"]),
-            Vec::new(),
-        )
-        .await;
-        says(&again, 0, &["large", "new"]);
-        assert!(list(&tmp).is_empty(), "{:?}", list(&tmp));
+        // Nothing of what the guests wrote went into where they came from.
+        assert_eq!(fs::read(tree.join("etc/kept")).expect("a file"), b"kept");
     });
+}
+
+/// The layout as `docker save` wrote images before it wrote layouts.
+fn docker_archive(layout: &Path, dir: &Path) -> PathBuf {
+    let json = |name: &Path| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(name).expect("a document")).expect("JSON")
+    };
+    let blob = |descriptor: &serde_json::Value| {
+        let digest = descriptor["digest"].as_str().expect("a digest");
+        layout
+            .join("blobs/sha256")
+            .join(digest.trim_start_matches("sha256:"))
+    };
+    let manifest = json(&blob(&json(&layout.join("index.json"))["manifests"][0]));
+    fs::create_dir_all(dir).expect("a directory");
+    fs::copy(blob(&manifest["config"]), dir.join("config.json")).expect("a copy");
+    let mut names = Vec::new();
+    for (at, layer) in manifest["layers"]
+        .as_array()
+        .expect("layers")
+        .iter()
+        .enumerate()
+    {
+        let name = format!("{at}.tar");
+        fs::copy(blob(layer), dir.join(&name)).expect("a copy");
+        names.push(name);
+    }
+    let images = serde_json::json!([{"Config": "config.json", "RepoTags": null, "Layers": names}]);
+    fs::write(dir.join("manifest.json"), images.to_string()).expect("a file");
+    let archive = dir.with_extension("tar");
+    run_tool(
+        Command::new("tar")
+            .arg("-cf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(dir)
+            .arg("."),
+    );
+    archive
+}
+
+#[track_caller]
+fn run_tool(command: &mut Command) {
+    let output = command.output().expect("a program");
+    assert!(output.status.success(), "{command:?}: {output:?}");
 }
