@@ -265,6 +265,24 @@ fn layers_of_frames_to_pass_over_and_images_of_no_layers_are_images() {
 }
 
 #[test]
+fn a_layer_may_end_right_behind_its_last_files_data_as_umoci_leaves_it() {
+    let place = Place::new();
+    let path = place.path().join("layout");
+    let layers = [vec![Entry::dir("d"), Entry::file("d/a", b"abc")]];
+    let whole = place.import(Layout::new(&path, &layers, Compressed::No).path(), "whole");
+    let whole = contents(&place.store(), &whole.unwrap());
+    for cut in [1024, 1024 + 509] {
+        let mut layout = Layout::new(&path, &layers, Compressed::No);
+        let layer = &mut layout.layers[0];
+        layer.blob.truncate(layer.blob.len() - cut);
+        layer.diff_id = msb_image::Digest::of(&layer.blob).to_string();
+        layout.write();
+        let imported = place.import(layout.path(), "cut").unwrap();
+        assert_eq!(contents(&place.store(), &imported), whole);
+    }
+}
+
+#[test]
 fn an_archive_of_nothing_but_names_ends_at_a_limit() {
     let place = Place::new();
     let mut archive = Vec::new();

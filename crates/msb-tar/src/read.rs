@@ -64,7 +64,9 @@ impl<R: Read> Reader<R> {
         let mut extensions = Extensions::default();
         let mut room = self.extension_limit;
         loop {
-            self.skip()?;
+            if !self.skip()? {
+                return Ok(None);
+            }
             let Some(header) = self.header()? else {
                 return Ok(None);
             };
@@ -208,15 +210,23 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    fn skip(&mut self) -> Result<(), Error> {
-        self.left = self
-            .left
-            .checked_add(self.padding)
-            .ok_or_else(|| self.wrong("a file larger than there can be"))?;
-        self.padding = 0;
+    /// Passes over what is left of an entry. Whether anything may follow: some tools end their archives right behind the last
+    /// file's data, which Go's archive/tar takes, too.
+    fn skip(&mut self) -> Result<bool, Error> {
         let mut chunk = [0; CHUNK];
         while !self.data(&mut chunk)?.is_empty() {}
-        Ok(())
+        let padding = usize::try_from(self.padding).unwrap_or(BLOCK);
+        self.padding = 0;
+        let mut passed = 0;
+        while passed < padding {
+            match read(&mut self.from, &mut chunk[passed..padding])? {
+                0 if passed == 0 => return Ok(false),
+                0 => return Err(self.wrong("it is cut off behind an entry's data")),
+                len => passed += len,
+            }
+        }
+        self.at += padding as u64;
+        Ok(true)
     }
 
     /// A field; nothing written in it is 0, as every tar takes it.

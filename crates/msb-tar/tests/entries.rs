@@ -124,10 +124,14 @@ proptest! {
         let open = archive.clone();
         write_end(&mut archive).expect("memory");
         prop_assert_eq!(entries(&archive).expect("whole"), (all, true));
-        // Between entries it may end without a mark, which is told; anywhere else it must not.
+        // Behind headers and data it may end without a mark, which is told; anywhere else it must not.
         let cut = if open.is_empty() { 0 } else { cut.index(open.len()) };
         match entries(&open[..cut]) {
-            Ok((_, has_end)) => prop_assert!(cut % 512 == 0 && !has_end),
+            Ok((found, has_end)) => {
+                prop_assert!(!has_end);
+                let data = found.last().map_or(0, |(_, data)| data.len());
+                prop_assert!(cut % 512 == 0 || cut % 512 == data % 512, "{cut} {data}");
+            }
             Err(error) => prop_assert!(matches!(error, Error::Archive { .. }), "{error}"),
         }
     }
@@ -197,6 +201,24 @@ fn what_describes_one_entry_has_one_limit_however_many_headers_it_is_in() {
     let mut many = vec![global(), global(), global()];
     many.extend((0..5).flat_map(|_| [attribute("a"), file()]));
     first(&many).unwrap();
+}
+
+#[test]
+fn an_archive_may_end_right_behind_the_last_files_data() {
+    let mut archive = Vec::new();
+    put(&Entry::new("a", Kind::File(3)), b"abc", &mut archive);
+    for len in 512..1024 {
+        match entries(&archive[..len]) {
+            Ok((found, has_end)) => {
+                assert!((len == 515 || len == 1024) && !has_end, "{len}");
+                assert_eq!(found[0].1, b"abc");
+            }
+            Err(error) => assert!(
+                len != 515 && error.to_string().contains("cut off"),
+                "{len} {error}"
+            ),
+        }
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Images made here, imported and booted.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use http::Response;
@@ -388,4 +389,146 @@ fn docker_archive(layout: &Path, dir: &Path) -> PathBuf {
 fn run_tool(command: &mut Command) {
     let output = command.output().expect("a program");
     assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
+/// A program of `cargo xtask image-tools`, or an installed one. None, with the reason told, where there is none.
+fn tool(name: &str) -> Option<Command> {
+    let unpacked = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .with_file_name("image-tools/bin")
+        .join(name);
+    let program = if unpacked.is_file() {
+        unpacked
+    } else {
+        name.into()
+    };
+    if Command::new(&program).arg("--help").output().is_err() {
+        eprintln!("skipped: {name} is not there: `cargo xtask image-tools` brings it");
+        return None;
+    }
+    Some(Command::new(program))
+}
+
+/// Debian's registry, ended when this is dropped.
+struct Registry {
+    child: std::process::Child,
+    port: u16,
+}
+
+impl Registry {
+    fn start(mut program: Command, dir: &Path) -> Self {
+        let config = dir.join("registry.yml");
+        let storage = dir.join("storage");
+        let text = format!(
+            "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n",
+            storage.display()
+        );
+        fs::write(&config, text).expect("a file");
+        let program = program
+            .arg("serve")
+            .arg(config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = program.spawn().expect("a registry");
+        let stderr = child.stderr.take().expect("piped");
+        let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+        let port = lines.find_map(|line| {
+            let (_, address) = line.split_once("listening on 127.0.0.1:")?;
+            let digits = address.find(|c: char| !c.is_ascii_digit())?;
+            address[..digits].parse().ok()
+        });
+        // It would end for want of somebody who reads what it says.
+        std::thread::spawn(move || lines.for_each(drop));
+        let port = port.expect("a registry that listens");
+        Self { child, port }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // Both fail only when it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_debian_that_umoci_and_skopeo_put_into_debians_registry_runs() {
+    on_guests(async {
+        let (Some(server), Some(umoci), Some(skopeo)) =
+            (tool("docker-registry"), tool("umoci"), tool("skopeo"))
+        else {
+            return;
+        };
+        let place = place();
+        let dir = place.home.path().join("debian");
+        fs::create_dir(&dir).expect("a directory");
+        let base = Store::open(place.home.path())
+            .root_disk("base")
+            .expect("base");
+        let (root, layout, gone) = (dir.join("root"), dir.join("layout"), dir.join("gone"));
+        run_tool(
+            Command::new("unsquashfs")
+                .args(["-q", "-n", "-d"])
+                .arg(&root)
+                .arg(&base.path),
+        );
+        let image = format!("{}:made", layout.display());
+        let umoci = |args: &[&str]| {
+            let mut umoci = Command::new(umoci.get_program());
+            run_tool(umoci.args(args));
+        };
+        let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+        umoci(&["init", "--layout", &path(&layout)]);
+        umoci(&["new", "--image", &image]);
+        umoci(&["insert", "--image", &image, &path(&root), "/"]);
+        // Two more layers: a file goes, a directory comes in the place of another.
+        umoci(&["insert", "--image", &image, "--whiteout", "/etc/issue"]);
+        fs::create_dir(&gone).expect("a directory");
+        fs::write(gone.join("only"), "this").expect("a file");
+        umoci(&[
+            "insert",
+            "--image",
+            &image,
+            "--opaque",
+            &path(&gone),
+            "/usr/share/doc",
+        ]);
+        umoci(&[
+            "config",
+            "--image",
+            &image,
+            "--architecture",
+            "amd64",
+            "--os",
+            "linux",
+        ]);
+        let user = [
+            "--config.user",
+            "nobody",
+            "--config.workingdir",
+            "/srv/made",
+        ];
+        umoci(&[&["config", "--image", &image], &user[..]].concat());
+        let registry = Registry::start(server, &dir);
+        let reference = format!("127.0.0.1:{}/team/debian:12", registry.port);
+        let mut skopeo = skopeo;
+        run_tool(
+            skopeo
+                .env("HOME", &dir)
+                .args(["--insecure-policy", "copy", "--dest-tls-verify=false"])
+                .args([format!("oci:{image}"), format!("docker://{reference}")]),
+        );
+        let script = "cat /etc/debian_version; id -un; pwd; ls /usr/share/doc; test -e /etc/issue || echo hidden; \
+                      stat -c '%a %u' /usr/bin/passwd /tmp";
+        let command = ["run", &reference, "--", "/bin/sh", "-c", script];
+        let ended = finish(place.msb(command), Vec::new()).await;
+        says(
+            &ended,
+            0,
+            &["layer 3 of 3", "12", "nobody\n/srv/made\nonly\nhidden\n"],
+        );
+        // What a package manager does with it: it is the Debian that it says it is.
+        let command = ["run", "-u", "0", &reference, "--", "dpkg", "--audit"];
+        says(&finish(place.msb(command), Vec::new()).await, 0, &[]);
+    });
 }
