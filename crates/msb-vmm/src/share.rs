@@ -26,6 +26,7 @@ const LISTENER: i32 = 3;
 #[derive(Debug)]
 pub struct Share {
     dir: PathBuf,
+    kind: Kind,
     process: Process,
     output: Output,
     connection: Option<OwnedFd>,
@@ -35,7 +36,8 @@ impl Share {
     /// Serves `dir`, an absolute path, to the machine that this is given to. What is mounted below it cannot be seen in a
     /// read-only share.
     ///
-    /// `virtiofsd` confines itself: it sees this directory and nothing else. QEMU's own needs root for that.
+    /// `virtiofsd` confines itself: it sees this directory and nothing else. QEMU's own needs root for that; the one in Rust
+    /// (1.14.0) works as any user, who is then the owner of all that the guest writes.
     ///
     /// # Errors
     /// [`Error::VirtiofsdMissing`], or a resource the host refused. A directory that it cannot serve shows when the machine is
@@ -56,6 +58,7 @@ impl Share {
         let process = Process::spawn(&virtiofsd.program, args, fds, confines, &output).await?;
         Ok(Self {
             dir: dir.to_owned(),
+            kind: virtiofsd.kind,
             process,
             output,
             connection: Some(connection.into()),
@@ -79,15 +82,26 @@ impl Share {
     }
 
     fn explain(&self, status: ExitStatus) -> Error {
-        let reason = match self.output.errors.tail(3) {
+        let mut reason = match self.output.errors.tail(3) {
             reason if reason.is_empty() => format!("virtiofsd ended with {status}"),
             reason => reason,
         };
+        if let Some(hint) = hint(self.kind, rustix::process::geteuid().is_root()) {
+            reason.push_str(hint);
+        }
         Error::ShareRefused {
             dir: self.dir.clone(),
             reason,
         }
     }
+}
+
+/// What may be the cause, and what to do.
+fn hint(kind: Kind, is_root: bool) -> Option<&'static str> {
+    (kind == Kind::Qemus && !is_root).then_some(
+        "; QEMU's own virtiofsd has to be root: install the one in Rust (a package of its own since Debian 13 and \
+         Ubuntu 24.04, elsewhere `cargo install virtiofsd`), which need not",
+    )
 }
 
 /// A listening socket, and a connection that waits in it. Both have no name any more.
@@ -168,6 +182,19 @@ fn kind(said: &str) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_not_root_is_told_of_the_program_that_need_not_be() {
+        for (kind, is_root, told) in [
+            (Kind::Qemus, false, true),
+            (Kind::Qemus, true, false),
+            (Kind::Standalone, false, false),
+        ] {
+            let hint = hint(kind, is_root);
+            assert_eq!(hint.is_some(), told, "{kind:?} {is_root}");
+            assert!(hint.is_none_or(|hint| hint.contains("cargo install virtiofsd")));
+        }
+    }
 
     #[test]
     fn the_two_programs_are_told_apart_and_get_their_own_arguments() {
