@@ -92,7 +92,7 @@ async fn what_is_not_tls_is_reset() {
 }
 
 #[tokio::test]
-async fn a_client_that_trusts_another_root_is_told_of() {
+async fn a_client_that_trusts_another_root_is_told_of_and_not_to_be_bypassed() {
     let bench = Bench::new();
     let config = msb_testkit::client_config(&bench.root.der(), &[PROTOCOL]);
     let name = ServerName::try_from(HOST).unwrap();
@@ -100,8 +100,14 @@ async fn a_client_that_trusts_another_root_is_told_of() {
     let handshake = TlsConnector::from(config).connect(name, stream);
     within(handshake).await.unwrap_err();
     let told = bench.event(|event| match event {
-        Event::GuestRejectedLeaf { host, .. } => Some(host.to_string()),
+        Event::GuestRejectedLeaf { host, hint, .. } => Some((host.to_string(), hint.clone())),
         _ => None,
     });
-    assert_eq!(told.await, HOST);
+    let (host, hint) = told.await;
+    assert_eq!(host, HOST);
+    // A bypass would have no effect: nobody else is there to answer.
+    assert!(
+        hint.contains("resolv.conf") && !hint.contains("bypass"),
+        "{hint}"
+    );
 }

@@ -86,7 +86,7 @@ impl Inner {
         let alpn = accept_from_guest(&hello.alpn, chosen, non_http);
         let offered = hello.alpn.clone();
         let to = (&host, destination);
-        let accepted = self.accept(guest, hello, to, alpn.as_deref(), &*reset);
+        let accepted = self.accept(guest, hello, to, alpn.as_deref(), &*reset, ServedBy::Server);
         let guest = accepted.await?;
         let agreed = guest.get_ref().1.alpn_protocol();
         let protocol = Protocol::agreed(agreed, &offered, non_http);
@@ -174,7 +174,7 @@ impl Inner {
     }
 
     /// The guest is gone without a word, from which it may be seen that it pins a certificate.
-    fn hung_up(&self, host: &Host, destination: SocketAddr) {
+    fn hung_up(&self, host: &Host, destination: SocketAddr, by: ServedBy) {
         let Some(count) = lock(&self.hangups).hung_up(host) else {
             return;
         };
@@ -183,8 +183,8 @@ impl Inner {
             port: destination.port(),
             hint: format!(
                 "{count} connections to {host} in a row were ended by the guest without a word, during the TLS \
-                 handshake or right after it; if its client pins a certificate, add the host to the bypass list \
-                 (--tls-bypass {host})"
+                 handshake or right after it; if its client pins a certificate, {}",
+                by.remedy(host)
             ),
         });
     }
@@ -224,6 +224,7 @@ impl Inner {
         (host, destination): (&Host, SocketAddr),
         alpn: Option<&[u8]>,
         reset: &dyn crate::Reset,
+        by: ServedBy,
     ) -> Option<GuestStream<Prefixed<G>>>
     where
         G: AsyncRead + AsyncWrite + Unpin,
@@ -252,15 +253,15 @@ impl Inner {
                     host: host.clone(),
                     port: destination.port(),
                     hint: format!(
-                        "the guest does not accept this sandbox's certificates for {host}; if it \
-                         pins its own, add the host to the bypass list (--tls-bypass {host})"
+                        "the guest does not accept this sandbox's certificates for {host}; if it pins its own, {}",
+                        by.remedy(host)
                     ),
                 });
             }
             Ok(Err(error)) => {
                 failed(error.to_string());
                 if hung_up(&error) {
-                    self.hung_up(host, destination);
+                    self.hung_up(host, destination, by);
                 }
             }
             Err(_) => {
@@ -269,6 +270,27 @@ impl Inner {
             }
         }
         None
+    }
+}
+
+/// Who answers a connection whose TLS ends here.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ServedBy {
+    /// The server that it was meant for.
+    Server,
+    /// The sandbox itself, in the server's place.
+    Sandbox,
+}
+
+impl ServedBy {
+    /// What helps a client that pins a certificate.
+    fn remedy(self, host: &Host) -> String {
+        match self {
+            Self::Server => format!("add the host to the bypass list (--tls-bypass {host})"),
+            Self::Sandbox => "it cannot be served, because the sandbox answers in the server's place; let it use what the \
+                 guest is set up with, as the resolver in /etc/resolv.conf"
+                .to_owned(),
+        }
     }
 }
 
@@ -320,7 +342,7 @@ where
         if guest.spoke() {
             lock(&proxy.hangups).spoke(&host);
         } else if guest.hung_up_within(PROMPTLY) {
-            proxy.hung_up(&host, destination);
+            proxy.hung_up(&host, destination, ServedBy::Server);
         }
         if stop.is_raised() || broken.load(Ordering::Relaxed) {
             // While the stream is still there: what is gone cannot be reset.

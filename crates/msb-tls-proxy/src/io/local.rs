@@ -7,6 +7,7 @@ use msb_name::Host;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::guard::guarded;
+use super::intercept::ServedBy;
 use super::proxy::{Inner, TlsProxy};
 use crate::{Client, Event};
 
@@ -62,7 +63,10 @@ impl Inner {
         let offered = hello.alpn.iter().any(|offer| offer == protocol);
         let alpn = offered.then_some(protocol);
         let to = (&host, destination);
-        if let Some(stream) = self.accept(guest, hello, to, alpn, &*reset).await {
+        if let Some(stream) = self
+            .accept(guest, hello, to, alpn, &*reset, ServedBy::Sandbox)
+            .await
+        {
             (self.events)(Event::ServedLocally { host, destination });
             serve(Box::new(stream)).await;
         }
