@@ -92,9 +92,33 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+/// What fetches packages of PyPI and npm for the image `runtimes`.
+const NEEDS_OF_RUNTIMES: &[Need] = &[
+    Need {
+        what: "npm",
+        packages: &["npm"],
+        is_there: || process::find("npm").is_some(),
+    },
+    Need {
+        what: "pip",
+        packages: &["python3-pip"],
+        is_there: || process::succeeds(Command::new("python3").args(["-m", "pip", "--version"])),
+    },
+];
+
 /// Installs what is missing; does nothing, quickly, if nothing is.
 pub(crate) fn run() -> Result<()> {
-    let missing = missing();
+    bring(NEEDS)?;
+    check_qemu()
+}
+
+/// The same for what only the image `runtimes` is made with.
+pub(crate) fn for_runtimes() -> Result<()> {
+    bring(NEEDS_OF_RUNTIMES)
+}
+
+fn bring(needs: &'static [Need]) -> Result<()> {
+    let missing = missing(needs);
     if !missing.is_empty() {
         eprintln!("setup: missing {}", names(&missing));
         if process::find("apt-get").is_none() {
@@ -104,18 +128,18 @@ pub(crate) fn run() -> Result<()> {
             );
         }
         install(&packages(&missing)?)?;
-        let still = self::missing();
+        let still = self::missing(needs);
         ensure!(
             still.is_empty(),
             "still missing after the installation: {}",
             names(&still)
         );
     }
-    check_qemu()
+    Ok(())
 }
 
-fn missing() -> Vec<&'static Need> {
-    NEEDS.iter().filter(|need| !(need.is_there)()).collect()
+fn missing(needs: &'static [Need]) -> Vec<&'static Need> {
+    needs.iter().filter(|need| !(need.is_there)()).collect()
 }
 
 fn names(needs: &[&Need]) -> String {

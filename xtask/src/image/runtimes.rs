@@ -11,7 +11,7 @@ use msb_image::{Artefact, ImageName};
 
 use super::debian::Sources;
 use super::{Builder, recipe, report, step};
-use crate::process;
+use crate::{process, setup};
 
 const PACKAGES: &[&str] = &[
     "apt",
@@ -77,9 +77,7 @@ pub(super) fn build(builder: &Builder, sources: &Sources) -> Result<ImageName> {
         sources.suite == SUITE,
         "the image `runtimes` is made of Debian {SUITE}: set MSB_DEBIAN_SUITE={SUITE}"
     );
-    for tool in ["npm", "pip3", "rustc"] {
-        ensure!(process::find(tool).is_some(), "{tool} is not installed");
-    }
+    setup::for_runtimes()?;
     let dir = tempfile::tempdir()?;
     let tar = dir.path().join("runtimes.tar");
     step("installing Debian for `runtimes`", || {

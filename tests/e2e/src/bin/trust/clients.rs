@@ -164,18 +164,4 @@ asyncio.run(main())' {url}/",
         "CARGO_REGISTRIES_DEMO_INDEX=sparse+{url}/ CARGO_NET_RETRY=0 cargo search demo --registry demo",
         BUNDLE,
     ),
-    client(
-        "NSS tstclnt",
-        "dpkg-query -W -f '${Version}' libnss3 | sed 's/.*://'",
-        "printf 'GET / HTTP/1.0\\r\\nHost: {host}:{port}\\r\\n\\r\\n' | \
-         tstclnt -d sql:/root/.pki/nssdb -h {host} -p {port}",
-        "the user's database",
-    ),
-    client(
-        "Chromium headless",
-        "chromium --version",
-        "chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage \
-         --user-data-dir=$(mktemp -d) --dump-dom {url}/",
-        "its policies, and the user's database of NSS if there is one",
-    ),
 ];
