@@ -454,7 +454,7 @@ impl Drop for Registry {
 #[test]
 fn a_debian_that_umoci_and_skopeo_put_into_debians_registry_runs() {
     on_guests(async {
-        let (Some(server), Some(umoci), Some(skopeo)) =
+        let (Some(server), Some(umoci), Some(mut skopeo)) =
             (tool("docker-registry"), tool("umoci"), tool("skopeo"))
         else {
             return;
@@ -472,6 +472,10 @@ fn a_debian_that_umoci_and_skopeo_put_into_debians_registry_runs() {
                 .arg(&root)
                 .arg(&base.path),
         );
+        // Half of it is not needed, and takes its time to pack.
+        for large in ["usr/lib/python3.11", "usr/lib/x86_64-linux-gnu/gconv"] {
+            fs::remove_dir_all(root.join(large)).expect("removed");
+        }
         let image = format!("{}:made", layout.display());
         let umoci = |args: &[&str]| {
             let mut umoci = Command::new(umoci.get_program());
@@ -511,7 +515,6 @@ fn a_debian_that_umoci_and_skopeo_put_into_debians_registry_runs() {
         umoci(&[&["config", "--image", &image], &user[..]].concat());
         let registry = Registry::start(server, &dir);
         let reference = format!("127.0.0.1:{}/team/debian:12", registry.port);
-        let mut skopeo = skopeo;
         run_tool(
             skopeo
                 .env("HOME", &dir)
@@ -519,16 +522,17 @@ fn a_debian_that_umoci_and_skopeo_put_into_debians_registry_runs() {
                 .args([format!("oci:{image}"), format!("docker://{reference}")]),
         );
         let script = "cat /etc/debian_version; id -un; pwd; ls /usr/share/doc; test -e /etc/issue || echo hidden; \
-                      stat -c '%a %u' /usr/bin/passwd /tmp";
+                      dpkg --audit && echo sound; stat -c '%a %u' /tmp";
         let command = ["run", &reference, "--", "/bin/sh", "-c", script];
         let ended = finish(place.msb(command), Vec::new()).await;
         says(
             &ended,
             0,
-            &["layer 3 of 3", "12", "nobody\n/srv/made\nonly\nhidden\n"],
+            &[
+                "layer 3 of 3",
+                "12",
+                "nobody\n/srv/made\nonly\nhidden\nsound\n1777 0\n",
+            ],
         );
-        // What a package manager does with it: it is the Debian that it says it is.
-        let command = ["run", "-u", "0", &reference, "--", "dpkg", "--audit"];
-        says(&finish(place.msb(command), Vec::new()).await, 0, &[]);
     });
 }
