@@ -15,7 +15,7 @@ use msb_agent_proto::v1::{
     PowerOffRequest, PowerOffResponse, ResizeRequest, ResizeResponse, SetClockRequest,
     SetClockResponse, SignalRequest, SignalResponse, UnpackTreeResponse,
 };
-use msb_agent_proto::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, STREAM_WINDOW_BYTES};
+use msb_agent_proto::{CONNECTION_WINDOW_BYTES, CONTRACT, FRAME_BYTES, STREAM_WINDOW_BYTES};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -118,7 +118,10 @@ impl Agent for Service {
             environment,
             ulimits,
         });
-        Ok(Response::new(ConfigureResponse { warnings }))
+        Ok(Response::new(ConfigureResponse {
+            warnings,
+            contract: CONTRACT,
+        }))
     }
 
     async fn exec(

@@ -156,6 +156,11 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The files that guests boot from are older or newer than this program.
+    #[error(
+        "the guest's files are of another version of msb; `cargo xtask image` of this version makes them anew"
+    )]
+    GuestFilesDiffer,
     /// A sandbox's supervisor refused.
     #[error("{0}")]
     Control(String),

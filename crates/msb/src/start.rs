@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use msb_agent_proto::v1::{ConfigureRequest, Network as GuestNetwork};
+use msb_agent_proto::CONTRACT;
+use msb_agent_proto::v1::{ConfigureRequest, ConfigureResponse, Network as GuestNetwork};
 use msb_ca::SandboxCa;
 use msb_image::{Guest, GuestPaths, ImageConfig, RootDisk, Store};
 use msb_net::{Addresses, PublishedPort};
@@ -348,10 +349,19 @@ async fn configure_guest(
         Err(Error::Agent(reason)) => return Err(Error::GuestRefused(reason)),
         Err(error) => return Err(error),
     };
+    check_contract(&answer)?;
     for warning in answer.warnings.iter().take(MAX_GUEST_WARNINGS) {
         events.emit(&Event::Warning(format!("guest: {}", printable(warning))));
     }
     Ok(())
+}
+
+/// An agent of another version would take for granted what this one does not do, and leave out what it asks for.
+fn check_contract(answer: &ConfigureResponse) -> Result<(), Error> {
+    match answer.contract {
+        CONTRACT => Ok(()),
+        _ => Err(Error::GuestFilesDiffer),
+    }
 }
 
 /// The image's variables, and over them the sandbox's own, placeholders included.
@@ -386,5 +396,24 @@ fn guest_network(addresses: &Addresses) -> GuestNetwork {
             addresses.gateway_v6.to_string(),
         ],
         nameservers: vec![addresses.gateway_v4.to_string()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_of_another_version_is_refused() {
+        let answer = |contract| ConfigureResponse {
+            contract,
+            ..ConfigureResponse::default()
+        };
+        check_contract(&answer(CONTRACT)).expect("the same");
+        // One from before agents said it says nothing.
+        for other in [0, CONTRACT + 1] {
+            let error = check_contract(&answer(other)).expect_err("another");
+            assert!(error.to_string().contains("cargo xtask image"), "{error}");
+        }
     }
 }

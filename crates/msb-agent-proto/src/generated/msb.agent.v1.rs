@@ -51,6 +51,9 @@ pub struct ConfigureResponse {
     /// What could not be done without stopping the boot, one line each.
     #[prost(string, repeated, tag = "1")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Which version of this file the agent is built from (`msb_agent_proto::CONTRACT`).
+    #[prost(fixed64, tag = "2")]
+    pub contract: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExecInput {
