@@ -24,9 +24,9 @@ pub(crate) struct Defaults {
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Applies the request. What fails without ending the boot comes back as warnings.
-pub(crate) async fn configure(request: ConfigureRequest) -> (Environment, Vec<String>) {
+pub(crate) fn configure(request: ConfigureRequest) -> (Environment, Vec<String>) {
     timings::mark("asked to configure");
-    let mut warnings = network::configure(request.network.as_ref()).await;
+    let mut warnings = network::configure(request.network.as_ref());
     timings::mark("network up");
     if let Err(error) = name_host(&request.hostname) {
         warnings.push(format!("host name {:?}: {error}", request.hostname));

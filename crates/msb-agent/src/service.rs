@@ -113,7 +113,7 @@ impl Agent for Service {
             })?;
         }
         let ulimits = child::limits(&request.ulimits)?;
-        let (environment, warnings) = configure::configure(request).await;
+        let (environment, warnings) = configure::configure(request);
         let _ = self.defaults.set(Defaults {
             environment,
             ulimits,
