@@ -51,7 +51,7 @@ fn a_program_makes_finds_uses_and_ends_a_sandbox_that_is_not_its_own() {
 
         programs_have_streams_and_signals(&sandbox).await;
         its_command_has_input_and_a_log(&sandbox).await;
-        a_paused_guest_does_nothing_and_its_clocks_stay_behind(&sandbox).await;
+        a_paused_guest_does_nothing_and_knows_the_time_afterwards(&sandbox).await;
 
         // A handle that is dropped, as its program's end drops it, leaves the sandbox as it is.
         drop(sandbox);
@@ -147,7 +147,7 @@ async fn its_command_has_input_and_a_log(sandbox: &SandboxHandle) {
 }
 
 /// What docs/lifecycle.md says about clocks is what happens.
-async fn a_paused_guest_does_nothing_and_its_clocks_stay_behind(sandbox: &SandboxHandle) {
+async fn a_paused_guest_does_nothing_and_knows_the_time_afterwards(sandbox: &SandboxHandle) {
     const PAUSE: Duration = Duration::from_secs(4);
     let clocks = async || {
         let told = sh(sandbox, "cut -d' ' -f1 /proc/uptime; date +%s.%N").await;
@@ -164,11 +164,12 @@ async fn a_paused_guest_does_nothing_and_its_clocks_stay_behind(sandbox: &Sandbo
     sandbox.resume().await.expect("it goes on");
     let after = clocks().await;
     let passed = start.elapsed().as_secs_f64();
-    for (clock, before, after) in [("uptime", before.0, after.0), ("date", before.1, after.1)] {
-        let behind = passed - (after - before);
-        eprintln!("{clock} is {behind:.2} s behind after {passed:.2} s with a pause of {PAUSE:?}");
-        assert!(behind > PAUSE.as_secs_f64() - 0.5, "{clock}: {behind}");
-    }
+    let uptime_behind = passed - (after.0 - before.0);
+    let date_behind = passed - (after.1 - before.1);
+    let told = format!("{passed} s with a pause of {PAUSE:?}: {uptime_behind}, {date_behind}");
+    // The monotonic clock goes on from where it was; the time of day was set.
+    assert!(uptime_behind > PAUSE.as_secs_f64() - 0.5, "{told}");
+    assert!(date_behind < PAUSE.as_secs_f64() / 2.0, "{told}");
 }
 
 #[test]
